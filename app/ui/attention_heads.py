@@ -1,0 +1,184 @@
+"""The main picture of the Attention page: all heads small, one head large, its tokens with arcs, and lists of kinds."""
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+from numpy.typing import NDArray
+
+from app.ui.head_grid import head_grid, tips
+from app.ui.heatmaps import brightest, draw, shorten, token_heatmap
+from app.ui.looking import Look
+from app.ui.messages import plain
+from app.ui.token_arcs import token_arcs
+from app.ui.words_of_looking import concept, definitions, export
+
+HEAD_KEY = "head"
+"""Query parameter and session key: the enlarged head, LAYER.HEAD."""
+
+KINDS = {
+    "induction": "Induction",
+    "previous_token": "Previous token",
+    "duplicate_token": "Duplicate token",
+    "sink": "First-token sink",
+    "entropy": "Spread (entropy)",
+    "distance": "Mean distance",
+}
+SHORT = {
+    "induction": "induction", "previous_token": "previous", "duplicate_token": "duplicate", "sink": "sink",
+    "entropy": "spread", "distance": "distance",
+}  # fmt: skip
+LISTED = 12
+
+
+def selected_head(n_layers: int, n_heads: int) -> tuple[int, int]:
+    """The enlarged head, inside this model."""
+    text = st.query_params.get(HEAD_KEY) or st.session_state.get(HEAD_KEY) or "0.0"
+    layer, _, head = str(text).partition(".")
+    if not (layer.isdecimal() and head.isdecimal()):
+        return 0, 0
+    return min(int(layer), n_layers - 1), min(int(head), n_heads - 1)
+
+
+def select_head(layer: int, head: int) -> None:
+    """Enlarge this one. For callbacks."""
+    st.session_state[HEAD_KEY] = st.query_params[HEAD_KEY] = f"{layer}.{head}"
+
+
+def draw_heads(look: Look, kv_heads: int) -> None:
+    """The grid, and the chosen head beside it."""
+    small, stats = look.pictures, look.figures
+    layer, head = selected_head(*small.shape[:2])
+    left, right = st.columns([5, 7], gap="medium")
+    with left:
+        st.markdown("**All heads** · a row for each layer, the first on top; click one")
+        head_grid(
+            small, kv_heads=kv_heads, selected=(layer, head), tips=tips(stats, SHORT), on_choose=select_head,
+            key="head_grid",
+        )  # fmt: skip
+        shared = " Heads under one bar share keys and values." if kv_heads < small.shape[1] else ""
+        st.caption(
+            "Each picture: the text downwards looks at the text to the right; the brighter, the more. Look for a line "
+            "beside the diagonal (previous token), a bright first column (a resting head), and stripes after a repeat "
+            f"(induction).{shared} {concept('attention')}"
+        )
+    with right:
+        _draw_one(look, layer, head)
+
+
+def _draw_one(look: Look, layer: int, head: int) -> None:
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        mean = st.segmented_control(
+            "View", ["This head", "Mean of its layer"], default="This head", required=True, key="head_view",
+            label_visibility="collapsed", persist_state="session",
+        )  # fmt: skip
+        without_first = st.toggle(
+            "Colours without the first token", key="without_first", persist_state="session",
+            help="The first token often takes most of the weight, and leaves no colour for the rest.",
+        )  # fmt: skip
+    if mean == "This head":
+        weights, title = look.pattern(layer, head), f"layer {layer}, head {head}"
+    else:
+        weights = look.mean_pattern(layer)
+        title = f"layer {layer}, mean over its heads"
+    st.markdown(f"**{title[0].upper()}{title[1:]}** · rows look at columns, each row sums to 1")
+    top = brightest(weights, skip_first_key=without_first)
+    file = f"attention-{look.file_name}-{layer}.{head if mean == 'This head' else 'mean'}"
+    draw(token_heatmap(weights, look.tokens, top=top), key="head_large", name=file)
+    st.caption(
+        "Rows near the top have few tokens to look at and are bright for it; colours end at the largest weight "
+        "of the other rows. Point at a cell for its value."
+    )
+    export(matrix_frame(weights, look.tokens), name=file, key="head_csv")
+
+
+def draw_tokens(look: Look) -> None:
+    """The text as tokens, with the chosen head's arcs."""
+    layer, head = selected_head(look.capture.n_layers, look.n_heads)
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        st.markdown(
+            f"**{len(look.tokens)} tokens** as the model sees them · arcs of head {layer}.{head}", width="content"
+        )
+        backwards = st.toggle("Who looks at it", key="arcs_backwards", persist_state="session")
+    token_arcs(look.tokens, look.pattern(layer, head), key="arcs", backwards=backwards)
+    st.caption("Click a token: arcs and colour show what it takes from (at most 12 arcs, from 0.01 on). ␣ is a space.")
+
+
+def matrix_frame(weights: NDArray[np.floating], tokens: tuple[str, ...]) -> pd.DataFrame:
+    """Long rows for a CSV: query, key, weight, without the future."""
+    query, key = np.tril_indices(len(weights))
+    return pd.DataFrame(
+        {
+            "query": query, "query_token": [tokens[i] for i in query], "key": key,
+            "key_token": [tokens[i] for i in key], "weight": weights[query, key],
+        }
+    )  # fmt: skip
+
+
+def heads_frame(stats: dict[str, NDArray[np.float64]]) -> pd.DataFrame:
+    """A row for each head with all its figures."""
+    n_layers, n_heads = next(iter(stats.values())).shape
+    layer, head = np.divmod(np.arange(n_layers * n_heads), n_heads)
+    columns = {KINDS.get(name, name): values.reshape(-1) for name, values in stats.items()}
+    return pd.DataFrame({"layer": layer, "head": head, **columns})
+
+
+def draw_kinds(look: Look) -> None:
+    """Heads of each kind, the clearest first."""
+    stats = look.figures
+    kind = st.segmented_control(
+        "Kind", list(KINDS), format_func=lambda name: KINDS[name], default="induction", required=True, key="kind",
+        persist_state="session",
+    )  # fmt: skip
+    st.markdown(definitions()[kind])
+    values = stats[kind]
+    order = [int(i) for i in np.argsort(-values, axis=None, kind="stable") if np.isfinite(values.flat[i])]
+    if not order:
+        st.info("This text has nothing to judge that by: type one in which something is repeated.")
+    else:
+        if kind == "entropy":
+            order = order[::-1]
+            st.caption("The most focused first.")
+        with st.container(horizontal=True, gap="small"):
+            for number in order[:LISTED]:
+                layer, head = divmod(number, values.shape[1])
+                st.button(
+                    f"{layer}.{head} · {values[layer, head]:.2f}", key=f"kind_{layer}_{head}",
+                    on_click=select_head, args=(layer, head), help="Enlarge it above.",
+                )  # fmt: skip
+        st.caption(f"LAYER.HEAD · value; {len(order)} heads in all. {chance(look, kind)}")
+    frame = heads_frame(stats)
+    st.dataframe(
+        frame, hide_index=True, height=300,
+        column_config={name: st.column_config.NumberColumn(format="%.3f") for name in KINDS.values()},
+    )  # fmt: skip
+    export(frame, name=f"heads-{look.file_name}", key="heads_csv")
+
+
+def chance(look: Look, kind: str) -> str:
+    """What a head that spreads its attention evenly would get on this text."""
+    from lab.analysis import heads
+
+    scores = {
+        "induction": heads.induction_score,
+        "previous_token": heads.previous_token_score,
+        "duplicate_token": heads.duplicate_token_score,
+    }
+    if kind not in scores:
+        return ""
+    score = scores[kind](look.capture.attention[0], look.ids)
+    if not score.n_queries:
+        return ""
+    return f"A head that spreads evenly would get {score.chance:.2f}; {score.n_queries} tokens of this text are judged."
+
+
+def token_choice(label: str, look: Look, *, key: str, help: str | None = None) -> int:
+    """A position of the text, the last by default."""
+    count = len(look.tokens)
+    if count == 1:
+        return 0
+    if st.session_state.get(key, 0) >= count:
+        st.session_state[key] = count - 1
+    return st.select_slider(
+        label, range(count), value=st.session_state.get(key, count - 1), key=key, help=help,
+        format_func=lambda place: f"{place} {plain(shorten(look.tokens[place]))}",
+    )  # fmt: skip

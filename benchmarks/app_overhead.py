@@ -1,0 +1,151 @@
+"""What the app costs a training: steps per second of the bare loop against the same run under the app.
+
+    python -m benchmarks.app_overhead [--rounds 5]
+
+Bare: forward, backward, update and nothing else, in a process of its own, at whichever thread count is fastest there.
+App: the same config in the app's training thread, recorded, with the Pretraining page open in a real browser on the
+same machine and polling. Taken in turn; the ratio is app / bare of each round, the figure is its median.
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from benchmarks.results import store
+
+STEPS = {"pocket": 600, "nano": 24}
+SKIP = {"pocket": 100, "nano": 4}  # steps before the clock starts
+PRECISION = "bf16"
+
+
+def bare(preset: str, threads: int) -> float:
+    """Steps per second of the loop alone, in this process."""
+    import torch
+
+    from lab.config import PRESETS, changed
+    from lab.data.batches import WindowBatches, prepare_text
+    from lab.training.optimizer import build_optimizer
+    from lab.training.precision import Precision
+    from lab.training.pretraining import PretrainTask
+
+    torch.set_num_threads(threads)
+    config = PRESETS[preset]
+    data = prepare_text(config)
+    config = changed(config, vocab_size=data.tokenizer.vocab_size)
+    task = PretrainTask(config, data, torch.device("cpu"))
+    task.precision = Precision(PRECISION, task.device)
+    batches = WindowBatches(
+        data.train,
+        context_length=config.model.context_length,
+        stride=config.stride,
+        batch_size=config.train.batch_size,
+        seed=1,
+    )
+    optimizer = build_optimizer(task.model, config.optim)
+    task.model.train()
+    started = 0.0
+    for step in range(STEPS[preset]):
+        if step == SKIP[preset]:
+            started = time.perf_counter()
+        (batch,) = batches.next_step()
+        (task.loss_sum(batch) / batch.n_labels).backward()
+        torch.nn.utils.clip_grad_norm_(task.model.parameters(), config.optim.grad_clip)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    return (STEPS[preset] - SKIP[preset]) / (time.perf_counter() - started)
+
+
+def bare_in_its_own_process(preset: str, threads: int) -> float:
+    command = [sys.executable, "-m", "benchmarks.app_overhead", "--bare", preset, "--threads", str(threads)]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+
+
+def under_the_app(preset: str, port: int) -> tuple[float, int]:
+    """Steps per second of a run in the app with its page open, and the threads the lab chose for it."""
+    from lab.config import PRESETS, changed
+    from lab.rundir import create_run
+    from lab.store import connect_readonly
+
+    with tempfile.TemporaryDirectory() as home:
+        os.environ["LAB_HOME"] = home
+        # A run that waits in the queue: the app begins it as soon as it is opened.
+        run = create_run(
+            changed(PRESETS[preset], precision=PRECISION, max_steps=STEPS[preset], eval_every=10_000, sample_tokens=0)
+        )
+        with served(port), watching(f"http://127.0.0.1:{port}/pretraining"):
+            deadline = time.monotonic() + 600
+            while run.info()["status"] in ("queued", "running"):
+                assert time.monotonic() < deadline, "the run did not end"
+                time.sleep(0.5)
+        assert run.info()["status"] == "finished", run.info()
+        with connect_readonly() as record:
+            clock = record.query(
+                "SELECT min(elapsed_s) AS first, max(elapsed_s) AS last FROM metrics "
+                "WHERE name = 'train/loss' AND step >= ?",
+                [SKIP[preset]],
+            )
+        seconds = float(clock["last"][0] - clock["first"][0])
+        return (STEPS[preset] - SKIP[preset]) / seconds, run.config().compute.threads or 0
+
+
+@contextmanager
+def served(port: int) -> Iterator[None]:
+    command = [sys.executable, "-m", "streamlit", "run", "app/Home.py", "--server.headless", "true"]
+    folder = Path(__file__).parent.parent
+    server = subprocess.Popen([*command, "--server.port", str(port)], cwd=folder, stdout=subprocess.DEVNULL)
+    try:
+        time.sleep(3)
+        yield
+    finally:
+        server.terminate()
+        server.wait(60)
+
+
+@contextmanager
+def watching(url: str) -> Iterator[None]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
+        page = browser.new_page()
+        page.goto(url)
+        yield
+        browser.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--presets", nargs="+", default=["pocket", "nano"])
+    parser.add_argument("--bare", help=argparse.SUPPRESS)
+    parser.add_argument("--threads", type=int, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.bare:
+        print(bare(args.bare, args.threads))
+        return
+    from lab.training.machine import thread_candidates
+
+    figures = {}
+    for preset in args.presets:
+        rounds = []
+        for number in range(args.rounds):
+            alone = {threads: bare_in_its_own_process(preset, threads) for threads in thread_candidates()}
+            in_app, threads = under_the_app(preset, 8700 + number)
+            best = max(alone.values())
+            rounds.append({"bare": alone, "app": in_app, "app_threads": threads, "ratio": in_app / best})
+            print(preset, rounds[-1], flush=True)
+        ratio = statistics.median(entry["ratio"] for entry in rounds)
+        figures[preset] = {"rounds": rounds, "ratio": ratio}
+        print(f"{preset}: app / bare = {ratio:.3f}")
+    store("app_overhead", {"precision": PRECISION, "unit": "steps per second", **figures})
+
+
+if __name__ == "__main__":
+    main()

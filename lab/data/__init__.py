@@ -1,0 +1,1 @@
+"""Text in, batches out: corpora, tokenizers, token files, windows. Nothing is imported here, so that it stays light."""

@@ -1,0 +1,6 @@
+"""What a run will need, known before it starts.
+
+Read `memory.py` first (what is asked and answered), then `replay.py` (the real training step on tensors without
+memory), `storages.py` (who counts), `timeline.py` (the count as a curve, and from three layers to any number),
+`rules.py` (what differs between a CPU and a GPU) and `fit.py` (what would fit instead).
+"""

@@ -1,0 +1,1 @@
+"""Models: our own GPT, its weights on disk, and writing text with it."""

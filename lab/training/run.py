@@ -1,0 +1,427 @@
+"""Executing a run directory: whoever trains, the app's thread or a process of its own, calls `train_run`."""
+
+import os
+import platform
+import socket
+import traceback
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from importlib import metadata
+from typing import Any, Literal
+
+import torch
+
+import lab
+from lab.config import PretrainConfig, changed, to_json
+from lab.control import Control
+from lab.data.batches import TextData, WindowBatches, prepare_text
+from lab.data.tokenizers import load_tokenizer
+from lab.errors import CheckpointError, DataError, LabError, RunError, TrainingError
+from lab.files import read_json, write_bytes, write_json
+from lab.models.checkpoints import CheckpointInfo, checkpoints_in, put_weights
+from lab.rundir import RunDir
+from lab.training import machine
+from lab.training.attention_kernel import attention_kernel
+from lab.training.contracts import Probe, Recorder
+from lab.training.head_watch import HeadWatch, repeated_tokens
+from lab.training.keeper import FoundState, Keeper, newest_state, restore_optimizer
+from lab.training.memory import Adviser, Change, MemoryWatch, as_documents, is_out_of_memory, let_go, phase_of
+from lab.training.optimizer import has_fused
+from lab.training.precision import DTYPES, Precision, PrecisionName, resolve_device
+from lab.training.pretraining import PretrainTask
+from lab.training.trainer import Trainer
+
+PACKAGES = ("torch", "tiktoken", "transformers", "bitsandbytes", "duckdb", "streamlit")
+
+MEMORY_METRIC = "system/memory_gib"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended."""
+
+    status: Literal["finished", "stopped", "failed"]
+    steps: int
+    val_loss: float | None
+    error: str | None = None
+    memory_gib: float | None = None
+    """The most that the run took: on a CPU by how much the process grew, on CUDA what its allocator handed out."""
+
+
+def train_run(
+    run: RunDir, recorder: Recorder, control: Control | None = None, adviser: Adviser | None = None
+) -> Outcome:
+    """Train the run that `run` describes, from its newest state if it has one, to its end or a stop.
+
+    Args:
+        adviser: knows the run's memory in advance; its forecast is recorded, and it is asked when memory runs out.
+
+    Whatever goes wrong ends as status `failed` with one sentence, and the traceback in the run's directory.
+
+    Raises:
+        RunError: another process is training this run, or it is finished.
+    """
+    control = control or Control(run.control_path)
+    with run.lock():
+        if run.info()["status"] == "finished":
+            raise RunError(f"Run {run.run_id} is finished: there is nothing to go on with; fork it to train further.")
+        run.tidy()
+        session = _Session(run, recorder, control, adviser)
+        try:
+            outcome = session.train()
+        except LabError as error:
+            outcome = session.fail(str(error))
+        except Exception as error:  # the edge: the person gets a sentence, the traceback is kept
+            outcome = session.fail(_sentence(error))
+        finally:
+            session.close()
+    return outcome
+
+
+class _Session:
+    """One process' work on a run, from its files to its outcome."""
+
+    def __init__(self, run: RunDir, recorder: Recorder, control: Control, adviser: Adviser | None):
+        self.run = run
+        self.recorder = recorder
+        self.control = control
+        self.adviser = adviser
+        self.memory: MemoryWatch | None = None
+        self.trainer: Trainer | None = None
+        self.keeper: Keeper | None = None
+
+    def train(self) -> Outcome:
+        self._announce()
+        try:
+            trainer = self._prepare()
+            status = self._train(trainer)
+        except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
+            if not is_out_of_memory(error):
+                raise
+            raise TrainingError(self._out_of_memory(error)) from error
+        assert self.keeper is not None
+        self.keeper.finish(trainer.snapshot())
+        progress = trainer.progress
+        said = "Finished all" if status == "finished" else "Stopped after"
+        self._event("info", status, f"{said} {progress.step:,} steps; the final checkpoint is written.")
+        self._end(status)
+        return Outcome(status, progress.step, progress.val_loss, memory_gib=self._settle_memory())
+
+    def _train(self, trainer: Trainer) -> Literal["finished", "stopped"]:
+        try:
+            return trainer.train()
+        except TrainingError as error:
+            raise TrainingError(f"{error} {self._keep_last_good(trainer)}") from error
+
+    def fail(self, sentence: str) -> Outcome:
+        with suppress(LabError):  # on a full disk the sentence may still fit where the traceback does not
+            write_bytes(self.run.traceback_path, traceback.format_exc().encode())
+        try:
+            self._event("error", "failed", sentence)
+        finally:
+            self._end("failed", error=sentence)
+        progress = self.trainer.progress if self.trainer else None
+        return Outcome("failed", progress.step if progress else 0, progress.val_loss if progress else None, sentence)
+
+    def close(self) -> None:
+        if self.keeper is not None:
+            self.keeper.close()
+
+    # -- before -----------------------------------------------------------------------------------------
+
+    def _announce(self) -> None:
+        info = self.run.info()
+        row = {key: info[key] for key in ("name", "kind", "created_at", "parent_run_id", "parent_step")}
+        row |= {"status": "running", "started_at": _now(), "ended_at": None, "error": None, "pid": os.getpid()}
+        row |= {"host": socket.gethostname(), "config": to_json(self.run.config())}
+        self.recorder.rows("runs", [row])
+        self.recorder.flush()
+        self.run.update_info(status="running", pid=os.getpid(), host=row["host"], error=None, ended_at=None)
+
+    def _prepare(self) -> Trainer:
+        """Everything `auto` is decided and stored here, then the trainer is set up and, on a resume, filled."""
+        found = newest_state(self.run)
+        parent_step = self.run.info()["parent_step"]
+        if parent_step is not None and found is None:
+            raise CheckpointError("The parent's weights that this run was to start from are gone; fork it anew.")
+        config = self.run.config()
+        device = resolve_device(config.compute.device)
+        data = self._data(config)
+        config = changed(config, vocab_size=data.tokenizer.vocab_size)
+        self.memory = MemoryWatch(device)
+        task = PretrainTask(config, data, device)
+        batches = WindowBatches(
+            data.train,
+            context_length=config.model.context_length,
+            stride=config.stride,
+            batch_size=config.train.batch_size,
+            grad_accum_steps=config.train.grad_accum_steps,
+            seed=config.train.seed,
+        )
+        config = self._resolve(config, task, batches)
+        self._foresee(config)
+        task.precision = Precision(_named(config), device)
+        threads = config.compute.threads or 1
+        self.keeper = Keeper(self.run, keep_last=config.train.keep_last, on_change=self._checkpoint_changed)
+        self.trainer = Trainer(
+            task,
+            batches,
+            config,
+            self.recorder,
+            self.control,
+            keeper=self.keeper,
+            matmul_peak=machine.matmul_peak(task.precision, threads),
+            identity={"optimizer": config.optim.optimizer, "data": _data_identity(config, data)},
+            probes=_probes(config, device),
+        )
+        if found is not None:
+            self._restore(self.trainer, found)
+        progress = self.trainer.progress
+        # Rows that no state stands behind. A fresh fork has none yet but those of the look it starts with.
+        self.recorder.rollback(-1 if found is None or progress.looked_at is None else found.info.step)
+        for info in checkpoints_in(self.run.checkpoints):  # a killed process may not have come to telling of them
+            self.recorder.rows("checkpoints", [info.row()])
+        self.keeper.make_room()  # nor to deleting those
+        n_params = sum(parameter.numel() for parameter in task.model.parameters())
+        self.recorder.rows(
+            "runs",
+            [
+                {
+                    "config": to_json(config),
+                    "seed": config.train.seed,
+                    "device": str(device),
+                    "n_params": n_params,
+                    "n_trainable": n_params,
+                    "versions": _versions(),
+                    "total_steps": progress.total_steps,
+                }
+            ],
+        )
+        start = f"from step {progress.step:,}" if progress.step else "from first, random weights"
+        self._event("info", "started", f"Training {n_params:,} parameters on {data.corpus.title}, {start}.")
+        self.recorder.flush()
+        return self.trainer
+
+    def _data(self, config: PretrainConfig) -> TextData:
+        path = self.run.tokenizer_path
+        if path.exists():
+            return prepare_text(config, load_tokenizer(read_json(path)))
+        data = prepare_text(config)
+        write_json(path, data.tokenizer.to_json())
+        return data
+
+    def _resolve(self, config: PretrainConfig, task: PretrainTask, batches: WindowBatches) -> PretrainConfig:
+        """Decide what `auto` means here, say so, and store it: a resumed run keeps it."""
+        compute, device = config.compute, task.device
+        machine.set_tf32(device, compute.tf32)
+        place, micro_batch = batches.state(), batches.next_step()[0]
+        batches.load_state(place)
+
+        def one_step(precision: Precision) -> None:
+            task.precision = precision
+            (task.loss_sum(micro_batch) / micro_batch.n_labels).backward()
+            task.model.zero_grad(set_to_none=True)
+
+        precisions: list[PrecisionName] = (
+            machine.available_precisions(device) if compute.precision == "auto" else [_named(config)]
+        )
+        threads = [compute.threads] if compute.threads else machine.thread_candidates()
+        was_open = "auto" in (compute.precision, compute.device) or compute.threads is None
+        choice = machine.choose_compute(precisions, threads, device, config.model, one_step)
+        config = changed(config, device=device.type, precision=choice.precision, threads=choice.threads)
+        dtype = DTYPES[choice.precision]
+        kernel, why = attention_kernel(config.model, config.compute, config.train.batch_size, device, dtype)
+        if was_open:
+            self._event("info", "decision", f"Computing in {choice.reason}.")
+        self._event("info", "decision", f"Attention kernel on {device.type}: {kernel}, because {why}.")
+        self.run.write_config(config)
+        self.run.update_info(
+            resolved={"kernel": kernel, "kernel_reason": why, "fused_optimizer": has_fused(task.model)},
+            versions=_versions(),
+        )
+        return config
+
+    def _restore(self, trainer: Trainer, found: FoundState) -> None:
+        """Go on from a state."""
+        info, tensors, state = found.info, found.tensors, found.state
+        for sentence in found.damaged:
+            self._event("warning", "warning", f"{sentence} Going on from step {info.step:,} instead.")
+        model = trainer.task.model
+        weights = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
+        put_weights(weights, model, source=info.path.name)
+        own_info = self.run.info()
+        is_fresh_fork = own_info["parent_run_id"] is not None and info.step == own_info["parent_step"]
+        if state["optimizer"] == trainer.identity["optimizer"]:
+            restore_optimizer(model, trainer.optimizer, tensors, state["optimizer_numbers"])
+        elif is_fresh_fork:
+            self._event("info", "decision", "Another optimizer than the parent's: its averages start from nothing.")
+        if state["data"] != trainer.identity["data"]:
+            if not is_fresh_fork:
+                raise DataError(
+                    f"The text of corpus {trainer.config.data.corpus} has changed since this run began, so it cannot "
+                    "go on as the same run; fork it to train on the new text."
+                )
+            self._event("info", "decision", "Other text or windows than the parent's: reading starts at the beginning.")
+            state["batches"] = trainer.batches.state()
+        total_steps = trainer.progress.total_steps
+        trainer.restore(state)
+        progress = trainer.progress
+        if is_fresh_fork:
+            if total_steps is not None and progress.step >= total_steps:
+                raise TrainingError(
+                    f"Nothing is left to do: the parent's state is of step {progress.step:,}, and this run's budget "
+                    f"ends at step {total_steps:,}; fork it with a larger one."
+                )
+            progress.total_steps, progress.val_loss, progress.looked_at = total_steps, None, None
+            progress.origin_step, progress.origin_elapsed_s = progress.step, progress.elapsed_s
+        else:
+            self._event("info", "resumed", f"Resumed from step {info.step:,}; later rows were dropped.")
+
+    # -- memory -----------------------------------------------------------------------------------------
+
+    def _foresee(self, config: PretrainConfig) -> None:
+        """Record what the run is going to need, once: a resumed run is the same run."""
+        assert self.memory is not None
+        if self.adviser is None:
+            self.memory.forget_peak()  # deciding on the precision took steps in others, too
+            return
+        with self.memory.aside():
+            foreseen = self.adviser.foresee(config)
+        self.memory.forget_peak()
+        if foreseen.warning:
+            self._event("warning", "warning", foreseen.warning)
+        if "memory" not in self.run.info():
+            row = {"metric": MEMORY_METRIC, "predicted": foreseen.needed_bytes / 2**30, "who": "forecast"}
+            self.recorder.rows("predictions", [row])
+        self.run.update_info(memory={"forecast_bytes": foreseen.needed_bytes}, out_of_memory=None)
+
+    def _settle_memory(self) -> float | None:
+        """Lay what the run took beside its forecast; GiB."""
+        peak = self.memory.peak_bytes() if self.memory is not None else None
+        if self.memory is None or peak is None:
+            return None
+        self.run.update_info(
+            memory={
+                **self.run.info().get("memory", {}),
+                "measured_bytes": peak,
+                "before_bytes": self.memory.before_bytes,
+            }
+        )
+        return peak / 2**30
+
+    def _out_of_memory(self, error: BaseException) -> str:
+        """Free what the step held, keep the newest state, and find out what would fit; returns the sentence."""
+        phase = phase_of(error.__traceback__)
+        traceback.clear_frames(error.__traceback__)  # the tensors of the step that broke off
+        limit = self.memory.limit_bytes() if self.memory is not None else 0
+        step = 0
+        if self.trainer is not None:
+            step = self.trainer.progress.step + (phase in ("forward", "backward", "update"))
+            let_go(self.trainer.task.model, self.trainer.optimizer)
+        kept = "There is no state to go on from."
+        if self.keeper is not None:
+            try:
+                info = self.keeper.finish_with_resume()  # of the weights in memory the update may have changed some
+                if info is not None:
+                    kept = f"The final checkpoint holds the weights of step {info.step:,}."
+            except (LabError, MemoryError, RuntimeError) as second:
+                kept = f"And no final checkpoint could be written: {second or type(second).__name__}"
+        changes: Sequence[Change] = []
+        if self.adviser is not None:
+            with suppress(MemoryError, RuntimeError):  # to think about what fits takes a little memory, too
+                changes = self.adviser.out_of_memory(self.run.config(), limit)
+        self.run.update_info(out_of_memory={"phase": phase, "step": step, "advice": as_documents(changes)})
+        what = f"Out of memory in the {phase} of step {step:,}." if step else f"Out of memory in the {phase}."
+        fits = "; or ".join(change.sentence for change in changes)
+        do = f"What would fit: {fits}." if changes else "Take a smaller batch, context or model."
+        self._event("error", "out_of_memory", f"{what} {do}")
+        return f"{what} {kept} {do}"
+
+    # -- after ------------------------------------------------------------------------------------------
+
+    def _keep_last_good(self, trainer: Trainer) -> str:
+        """After a number that is none: the present weights if they still predict anything, else the last state's."""
+        assert self.keeper is not None
+        try:
+            if trainer.is_sound():
+                self.keeper.finish(trainer.snapshot())
+                step: int | None = trainer.progress.step
+            else:
+                info = self.keeper.finish_with_resume()
+                step = info.step if info is not None else None
+        except LabError as error:
+            return f"And no final checkpoint could be written: {error}"
+        if step is None:
+            return "There is no final checkpoint: no state before it was kept."
+        return f"The final checkpoint holds the weights of step {step:,}."
+
+    def _end(self, status: str, error: str | None = None) -> None:
+        ended_at = _now()
+        try:
+            self.recorder.flush()
+        finally:  # the folder before the record's row: of a run that dies between the two, the end is taken from here
+            self.run.update_info(status=status, error=error, ended_at=ended_at)
+        self.recorder.rows("runs", [{"status": status, "ended_at": ended_at, "error": error}])
+        self.recorder.flush()
+
+    def _checkpoint_changed(self, info: CheckpointInfo) -> None:
+        if info.kind == "deleted":
+            said = f"Checkpoint of step {info.step:,} deleted: keep_last newer ones stand."
+        else:
+            said = f"Checkpoint of step {info.step:,} on disk as {info.kind} ({info.bytes / 2**20:.1f} MiB)."
+        self.recorder.rows("checkpoints", [info.row()])
+        self._event("info", "checkpoint", said, step=info.step)
+        self.recorder.flush()  # before anything is deleted: the record must not name a file that is gone
+
+    def _event(self, level: str, kind: str, message: str, *, step: int | None = None) -> None:
+        if step is None:
+            step = self.trainer.progress.step if self.trainer else 0
+        self.recorder.rows("events", [{"step": step, "level": level, "kind": kind, "message": message}])
+
+
+def _probes(config: PretrainConfig, device: torch.device) -> list[Probe]:
+    """What is looked at beside the loss at each evaluation."""
+    ids = repeated_tokens(config.model.vocab_size, config.model.context_length, device)
+    if ids is None:
+        return []
+    watch = HeadWatch(ids)
+    return [watch.heads, watch.layers]
+
+
+def _data_identity(config: PretrainConfig, data: TextData) -> dict[str, Any]:
+    """What the place in the text means something for."""
+    return {
+        "text_sha256": data.text_sha256,
+        "context_length": config.model.context_length,
+        "stride": config.stride,
+        "val_fraction": config.data.val_fraction,
+        "seed": config.train.seed,
+    }
+
+
+def _named(config: PretrainConfig) -> PrecisionName:
+    assert config.compute.precision != "auto", "resolved before"
+    return config.compute.precision
+
+
+def _sentence(error: Exception) -> str:
+    text = str(error).strip().split("\n")[0] or "no message"
+    return f"Training broke off with {type(error).__name__}: {text} The traceback is in the run's folder."
+
+
+@cache
+def _versions() -> dict[str, str]:
+    found = {"lab": lab.__version__, "python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue  # an optional one
+    return found
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

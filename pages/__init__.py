@@ -1,0 +1,1 @@
+"""One file per page: a form in, an engine or analysis call, drawing by `app.ui`."""

@@ -1,0 +1,15 @@
+"""Fixtures of the training tests."""
+
+from pathlib import Path
+
+import pytest
+
+from lab.training import machine
+
+
+@pytest.fixture(autouse=True)
+def _quick_measurements(lab_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is measured once per machine is measured once per LAB_HOME here, and each test has its own."""
+    monkeypatch.setattr(machine, "_MEASURE_S", 0.02)
+    monkeypatch.setattr(machine, "_PEAK_S", 0.0)
+    monkeypatch.setattr(machine, "_SIZE", {"cpu": 64})
