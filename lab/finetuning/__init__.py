@@ -1,0 +1,1 @@
+"""Fine-tuning: a model that exists learns from examples of what it should say."""
