@@ -8,6 +8,7 @@ from app.ui import words
 from app.ui.forecasts import MOST, TARGETS, Answer, Question, Side, Target, get_forecasts, question_of
 from app.ui.forms import Form
 from app.ui.memory_figure import is_modelled_drawn, step_figure
+from app.ui.polled import polled
 from lab.config import PretrainConfig
 from lab.models.parts import state_bytes
 
@@ -37,8 +38,8 @@ def draw_memory(config: PretrainConfig | None, form: Form, *, expanded: bool = F
         question = question_of(config, target)
         answer = _ask(question)
         is_done, is_known = answer is not None and answer.is_done, answer is not None
-        # Always a fragment, so that the same things stand in the same place; it looks again only while it has to.
-        st.fragment(_panel, run_every=None if is_done else POLL_S)(question, config, form, is_known, is_done)
+        # Always polled, so that the same things stand in the same place; it looks again only while it has to.
+        polled(_panel, question, config, form, is_known, is_done, every=None if is_done else POLL_S)
 
 
 def draw_verdict(config: PretrainConfig) -> None:

@@ -8,6 +8,7 @@ import streamlit as st
 
 from app.ui import words
 from app.ui.messages import plain, show_error
+from app.ui.polled import polled
 from lab.errors import LabError
 from lab.models.registry import ModelEntry
 
@@ -43,7 +44,7 @@ def offer_pull(entry: ModelEntry) -> None:
     """What a pull takes, the button, and how far it is. Draws again by itself once the model is here."""
     pull = _pulls().get(entry.name)
     if pull is not None and pull.is_going_on:
-        st.fragment(_watch, run_every=POLL_S)(entry.name)
+        polled(_watch, entry.name, every=POLL_S)
         return
     size = f" ({words.data(entry.memory['bf16'])} of weights in bf16)" if entry.memory else ""
     st.info(

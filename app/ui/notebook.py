@@ -6,6 +6,7 @@ import streamlit as st
 
 from app.ui import state
 from app.ui.actions import attempt
+from app.ui.polled import polled
 from lab.store import labels
 
 _FOLDER = Path(__file__).parent
@@ -20,7 +21,7 @@ _component = st.components.v2.component(
 
 def draw_notebook(run_id: str) -> None:
     """The text to write, and beside it how it reads."""
-    st.fragment(_draw)(run_id)
+    polled(_draw, run_id, every=None)
 
 
 def _draw(run_id: str) -> None:

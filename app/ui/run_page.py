@@ -11,6 +11,7 @@ from app.ui.live_chart import Chart, Line, Look, live_chart
 from app.ui.messages import plain, speaking
 from app.ui.navigation import link
 from app.ui.notebook import draw_notebook
+from app.ui.polled import polled
 from app.ui.run_charts import AXES, SMALL_CHARTS, loss_chart, note, points
 from app.ui.run_details import draw_events, draw_sql
 from app.ui.run_exports import draw_exports
@@ -40,7 +41,7 @@ def draw_run_page(run_id: str) -> None:
     alive = live_status(run_id) is not None
 
     def part(draw: Callable[..., None], every: float, *args: object) -> None:
-        st.fragment(draw, run_every=every if alive else None)(run_id, *args)
+        polled(draw, run_id, *args, every=every if alive else None)
 
     show_refusals()
     _draw_bar(row)

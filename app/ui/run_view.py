@@ -16,6 +16,7 @@ from app.ui.generation import WRITING_POLL_S, draw_generation, is_writing
 from app.ui.live_chart import Look, XKind, live_chart
 from app.ui.memory_after import draw_memory_after, draw_out_of_memory
 from app.ui.navigation import link
+from app.ui.polled import polled
 from app.ui.run_charts import loss_chart, small_charts
 from app.ui.run_details import draw_config, draw_events, draw_sql
 from app.ui.run_head import draw_head, live_status, person_guess, vocabulary
@@ -41,7 +42,7 @@ def draw_run(run_id: str, *, history: Sequence[str] = ()) -> None:
     alive = live_status(run_id) is not None
 
     def part(draw: Callable[..., None], every: float, *args: object) -> None:
-        st.fragment(draw, run_every=every if alive else None)(run_id, *args)
+        polled(draw, run_id, *args, every=every if alive else None)
 
     part(_live, LIVE_POLL_S, tuple(history))
     left, right = st.columns(2, gap="large")
@@ -53,7 +54,7 @@ def draw_run(run_id: str, *, history: Sequence[str] = ()) -> None:
         st.subheader("Try it", anchor=False)
         writing_now = is_writing()
         every = WRITING_POLL_S if writing_now else TEXT_POLL_S if alive else None
-        st.fragment(_generation, run_every=every)(run_id, writing_now)
+        polled(_generation, run_id, writing_now, every=every)
     if not alive:
         draw_out_of_memory(run_id)
         draw_next(run_id)

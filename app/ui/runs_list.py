@@ -10,6 +10,7 @@ import streamlit as st
 
 from app.ui import runs_address, state
 from app.ui.actions import attempt, show_refusals
+from app.ui.polled import polled
 from app.ui.run_table import draw_table, run_table
 from app.ui.runs_actions import draw_marked
 from app.ui.runs_preview import draw_preview
@@ -37,7 +38,7 @@ def is_empty(cursor: Cursor) -> bool:
 def draw_list(search: RunSearch) -> None:
     """The table, its pages, and what can be done with the marked runs."""
     editing = st.session_state.get(_EDIT, False)
-    st.fragment(_draw, run_every=None if editing else POLL_S)(search, editing)
+    polled(_draw, search, editing, every=None if editing else POLL_S)
 
 
 def _draw(search: RunSearch, editing: bool) -> None:

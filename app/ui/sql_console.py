@@ -5,6 +5,7 @@ import streamlit as st
 
 from app.ui import state, words
 from app.ui.actions import attempt, show_refusals
+from app.ui.polled import polled
 from app.ui.show_sql import SQL_KEY
 from app.ui.sql_examples import EXAMPLES
 from app.ui.sql_question import Question, ask
@@ -41,7 +42,7 @@ def draw_console() -> None:
             st.button("Keep", key="sql_keep", on_click=_keep)
         st.caption("One SELECT, in DuckDB's SQL. It runs apart from the lab and can change nothing.", width="content")
     if question is not None and running:
-        st.fragment(_wait, run_every=POLL_S)(question)
+        polled(_wait, question, every=POLL_S)
     elif question is not None:
         draw_answer(question)
 

@@ -8,6 +8,7 @@ from app.ui import words
 from app.ui.actions import GO_ON, PAUSE, STOP, ask, draw_actions, show_refusals
 from app.ui.messages import plain
 from app.ui.navigation import link
+from app.ui.polled import polled
 from app.ui.state import get_engine
 
 if TYPE_CHECKING:
@@ -22,10 +23,11 @@ def status_strip() -> None:
     """Draw the strip; it looks again by itself."""
     status = get_engine().status()
     busy = bool(status.running or status.others)
-    st.fragment(_poll, run_every=BUSY_POLL_S if busy else IDLE_POLL_S)(fingerprint(status))
-    show_refusals()
-    for notice in get_engine().notices:
-        st.warning(plain(notice))
+    polled(_poll, fingerprint(status), every=BUSY_POLL_S if busy else IDLE_POLL_S)
+    with st.container():  # there with nothing in it too: what stands below keeps its place
+        show_refusals()
+        for notice in get_engine().notices:
+            st.warning(plain(notice))
 
 
 def _poll(drawn: tuple[Any, ...]) -> None:
