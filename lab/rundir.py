@@ -25,12 +25,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from lab import control, paths
-from lab.config import PretrainConfig, from_json, to_json
+from lab.config import RunConfig, from_json, to_json
 from lab.errors import LabError, RunError
 from lab.files import read_json, write_json
+
+C = TypeVar("C", bound=RunConfig)
 
 _LOCK_PATIENCE_S = 1.0  # somebody who only looks holds the lock for microseconds
 
@@ -101,10 +103,22 @@ class RunDir:
         """Change some entries of run.json, atomically. Only the process that holds the lock does this."""
         write_json(self.info_path, {**self.info(), **changes})
 
-    def config(self) -> PretrainConfig:
+    def config(self) -> RunConfig:
         return from_json(read_json(self.config_path))
 
-    def write_config(self, config: PretrainConfig) -> None:
+    def config_as(self, kind: type[C]) -> C:
+        """The config of a run that has to be of this kind.
+
+        Raises:
+            RunError: it is of another one.
+        """
+        config = self.config()
+        if not isinstance(config, kind):
+            wanted = kind.model_fields["kind"].default
+            raise RunError(f"Run {self.run_id} is of kind {config.kind}, but this is about {wanted} runs.")
+        return config
+
+    def write_config(self, config: RunConfig) -> None:
         write_json(self.config_path, to_json(config))
 
     def ask(self, *, want: control.Want | None = None, save: bool = False) -> None:
@@ -156,7 +170,7 @@ def new_run_id() -> str:
     return f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
 
 
-def create_run(config: PretrainConfig, *, name: str = "", parent: tuple[str, int] | None = None) -> RunDir:
+def create_run(config: RunConfig, *, name: str = "", parent: tuple[str, int] | None = None) -> RunDir:
     """Make the directory of a new run. Nothing is trained yet.
 
     Raises:

@@ -88,7 +88,7 @@ def _config(args: argparse.Namespace) -> PretrainConfig:
     if args.like:
         from lab.rundir import find_run
 
-        layers.append(flat(find_run(args.like).config()))
+        layers.append(flat(find_run(args.like).config_as(PretrainConfig)))
     config = build_pretrain(*layers, given(args, PretrainConfig))
     return changed(config, vocab_size=_vocabulary(config))
 

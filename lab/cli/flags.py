@@ -1,6 +1,7 @@
 """Command line flags made from the config fields, so that a knob is described once and everywhere the same."""
 
 import argparse
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BaseModel
@@ -8,14 +9,15 @@ from pydantic import BaseModel
 from lab.config import Leaf, leaves
 
 
-def add_config_flags(parser: argparse.ArgumentParser, config: type[BaseModel]) -> None:
-    """One flag for each knob, under the headings of the app's form.
+def add_config_flags(parser: argparse.ArgumentParser, *configs: type[BaseModel]) -> None:
+    """One flag for each knob, under the headings of the app's form. A knob that several kinds share is described as
+    the first of them describes it.
 
     A flag that is not typed leaves no trace in the namespace (SUPPRESS): the layers below decide. What
     cannot be read as a number stays text: `lab.config` checks all values, so that all mistakes are reported together.
     """
     groups: dict[str, argparse._ArgumentGroup] = {}
-    for leaf in leaves(config):
+    for leaf in _leaves(configs):
         if leaf.level == "derived":
             continue
         if leaf.group not in groups:
@@ -23,10 +25,15 @@ def add_config_flags(parser: argparse.ArgumentParser, config: type[BaseModel]) -
         groups[leaf.group].add_argument(leaf.flag, dest=leaf.name, **_how(leaf))
 
 
-def given(args: argparse.Namespace, config: type[BaseModel]) -> dict[str, Any]:
+def given(args: argparse.Namespace, *configs: type[BaseModel]) -> dict[str, Any]:
     """The knobs that were typed: leaf name -> value. "none" empties a knob that may be empty."""
     typed = vars(args)
-    return {leaf.name: _value(leaf, typed[leaf.name]) for leaf in leaves(config) if leaf.name in typed}
+    return {leaf.name: _value(leaf, typed[leaf.name]) for leaf in _leaves(configs) if leaf.name in typed}
+
+
+def _leaves(configs: Sequence[type[BaseModel]]) -> list[Leaf]:
+    """The knobs of all these kinds, each name once."""
+    return list({leaf.name: leaf for config in reversed(configs) for leaf in leaves(config)}.values())
 
 
 def _value(leaf: Leaf, value: Any) -> Any:

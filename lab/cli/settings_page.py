@@ -1,8 +1,10 @@
 """The page docs/settings.md, made from the config fields: `python -m lab.cli.settings_page` writes it."""
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from lab.config import PRESET_HINTS, PRESETS, Leaf, PretrainConfig, flat, leaves
+from lab.config import PRESET_HINTS, PRESETS, FineTuneConfig, Leaf, PretrainConfig, flat, leaves
 from lab.files import write_bytes
 from lab.paths import REPOSITORY
 
@@ -19,23 +21,42 @@ giving one clears the others.
 """
 
 
+FINE_TUNING = """
+# Fine-tuning
+
+The settings of `lab finetune` that pretraining does not have, or that mean something else or start elsewhere here. All
+others are those above.
+"""
+
+
 def page() -> str:
     """The whole page as Markdown."""
-    groups: dict[str, list[Leaf]] = {}
-    for leaf in leaves(PretrainConfig):
-        groups.setdefault(leaf.group, []).append(leaf)
+    presets = {name: flat(preset) for name, preset in PRESETS.items()}
     parts = [INTRODUCTION, "## Presets\n", *(f"- `{name}`: {hint}" for name, hint in PRESET_HINTS.items())]
-    for group, members in groups.items():
-        parts += [f"\n## {group}\n", "| setting | flag | values | default | what it does |", "|---|---|---|---|---|"]
-        parts += [_row(leaf) for leaf in members]
+    parts += _tables(leaves(PretrainConfig), presets)
+    above = {replace(leaf, section="") for leaf in leaves(PretrainConfig)}
+    parts += [FINE_TUNING.rstrip("\n")]
+    parts += _tables([leaf for leaf in leaves(FineTuneConfig) if replace(leaf, section="") not in above], {})
     return "\n".join(parts) + "\n"
 
 
-def _row(leaf: Leaf) -> str:
+def _tables(shown: Sequence[Leaf], presets: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """A heading and a table for each group."""
+    groups: dict[str, list[Leaf]] = {}
+    for leaf in shown:
+        groups.setdefault(leaf.group, []).append(leaf)
+    parts = []
+    for group, members in groups.items():
+        parts += [f"\n## {group}\n", "| setting | flag | values | default | what it does |", "|---|---|---|---|---|"]
+        parts += [_row(leaf, presets) for leaf in members]
+    return parts
+
+
+def _row(leaf: Leaf, presets: Mapping[str, Mapping[str, Any]]) -> str:
     flag = "set by the lab" if leaf.level == "derived" else f"`{leaf.flag}`"
     if leaf.type is bool:
         flag += f" `--no-{leaf.flag[2:]}`"
-    cells = (leaf.title, flag, _values(leaf), _defaults(leaf), leaf.hint)
+    cells = (leaf.title, flag, _values(leaf), _defaults(leaf, presets), leaf.hint)
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
@@ -52,10 +73,10 @@ def _values(leaf: Leaf) -> str:
     return low + high
 
 
-def _defaults(leaf: Leaf) -> str:
+def _defaults(leaf: Leaf, presets: Mapping[str, Mapping[str, Any]]) -> str:
     """The default, and what each preset that differs has instead."""
-    presets = {name: flat(preset)[leaf.name] for name, preset in PRESETS.items()}
-    others = [f"{name} {_said(leaf, value)}" for name, value in presets.items() if value != leaf.default]
+    values = {name: preset[leaf.name] for name, preset in presets.items()}
+    others = [f"{name} {_said(leaf, value)}" for name, value in values.items() if value != leaf.default]
     return _said(leaf, leaf.default) + (f" ({', '.join(others)})" if others else "")
 
 

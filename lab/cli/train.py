@@ -42,6 +42,7 @@ def add(commands: Commands) -> None:
     parser = commands.add("fork", fork, "Start a child run from a checkpoint of another run, with changed settings.")
     parser.add_argument("run_text", metavar="RUN", help="id, beginning of an id, or name of the parent")
     parser.add_argument("--step", type=int, metavar="S", help="the parent's checkpoint; the newest when left out")
+    parser.add_argument("--like", metavar="RUN", help="start with the settings of this run, not the parent's")
     parser.add_argument("--name", default="", metavar="NAME", help="what you call the child")
     add_config_flags(parser, PretrainConfig)
 
@@ -55,7 +56,7 @@ def train(args: argparse.Namespace) -> Outcome:
     if args.preset or not args.like:
         layers.append(flat(PRESETS[args.preset or _machine_preset()]))
     if args.like:
-        layers.append(flat(find_run(args.like).config()))
+        layers.append(flat(find_run(args.like).config_as(PretrainConfig)))
     config = build_pretrain(*layers, given(args, PretrainConfig))
     # A path is stored whole: the run may be resumed from another folder.
     config = changed(config, corpus=find_corpus(config.data.corpus).name)
@@ -81,7 +82,7 @@ def resume(args: argparse.Namespace) -> Outcome:
     if status not in RESUMABLE:
         raise RunError(f"Run {run.run_id} is {status}: there is nothing to go on with. `lab fork` trains it further.")
     _load_trainer()
-    return _execute(run, run.config())
+    return _execute(run, run.config_as(PretrainConfig))
 
 
 def fork(args: argparse.Namespace) -> Outcome:
@@ -89,7 +90,8 @@ def fork(args: argparse.Namespace) -> Outcome:
     from lab.rundir import find_run
 
     parent = find_run(args.run_text)
-    config = build_pretrain(flat(parent.config()), given(args, PretrainConfig))
+    like = find_run(args.like) if args.like else parent
+    config = build_pretrain(flat(like.config_as(PretrainConfig)), given(args, PretrainConfig))
     config = changed(config, corpus=find_corpus(config.data.corpus).name)
     _load_trainer()
     from lab.training.fork import fork_run

@@ -4,14 +4,29 @@ All mistakes are found in one go: field by field first, then the rules between f
 (pydantic alone would hide the second behind the first).
 """
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from lab.config.finetune import FINETUNE_RULES, FineTuneConfig
 from lab.config.knobs import Leaf, leaves, sections
 from lab.config.pretrain import BUDGET_FIELDS, PRETRAIN_RULES, PretrainConfig
 from lab.errors import ConfigError
+
+RunConfig = PretrainConfig | FineTuneConfig
+"""What a run directory may hold."""
+
+C = TypeVar("C", bound=RunConfig)
+
+Rule = Callable[[dict[str, Any]], str | None]
+
+RULES: dict[type[BaseModel], tuple[Rule, ...]] = {PretrainConfig: PRETRAIN_RULES, FineTuneConfig: FINETUNE_RULES}
+
+KINDS: dict[str, type[PretrainConfig] | type[FineTuneConfig]] = {
+    "pretrain": PretrainConfig,
+    "finetune": FineTuneConfig,
+}
 
 
 def flat(config: BaseModel) -> dict[str, Any]:
@@ -36,21 +51,31 @@ def layered(*layers: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def build_pretrain(*layers: Mapping[str, Any]) -> PretrainConfig:
-    """A checked config from layers of flat values over the defaults.
+def build(kind: type[C], *layers: Mapping[str, Any]) -> C:
+    """A checked config of this kind from layers of flat values over the defaults.
 
     Raises:
         ConfigError: with one sentence for each mistake, of all of them.
     """
-    values = layered(flat(PretrainConfig()), *layers)
-    mistakes, values = check_fields(PretrainConfig, values)
-    mistakes += check_rules(values)  # over the fields that are fine, so that both kinds of mistake show at once
+    values = layered(flat(kind()), *layers)
+    mistakes, values = check_fields(kind, values)
+    mistakes += check_rules(values, RULES[kind])  # over the fields that are fine: both kinds of mistake show at once
     if mistakes:
         raise ConfigError(mistakes)
-    return nest(PretrainConfig, values)
+    return nest(kind, values)
 
 
-def nest(config: type[PretrainConfig], values: Mapping[str, Any]) -> PretrainConfig:
+def build_pretrain(*layers: Mapping[str, Any]) -> PretrainConfig:
+    """As `build`, for a GPT from scratch."""
+    return build(PretrainConfig, *layers)
+
+
+def build_finetune(*layers: Mapping[str, Any]) -> FineTuneConfig:
+    """As `build`, for a model that is there already."""
+    return build(FineTuneConfig, *layers)
+
+
+def nest(config: type[C], values: Mapping[str, Any]) -> C:
     """Put flat, already checked values into their sections."""
     nested = {
         name: section(**{leaf: values[leaf] for leaf in section.model_fields})
@@ -59,9 +84,9 @@ def nest(config: type[PretrainConfig], values: Mapping[str, Any]) -> PretrainCon
     return config(**nested)  # type: ignore[arg-type]
 
 
-def changed(config: PretrainConfig, **values: Any) -> PretrainConfig:
+def changed(config: C, **values: Any) -> C:
     """A copy with some knobs changed, checked again."""
-    return build_pretrain(flat(config), values)
+    return build(type(config), flat(config), values)
 
 
 def check_fields(config: type[BaseModel], values: Mapping[str, Any]) -> tuple[list[str], dict[str, Any]]:
@@ -88,10 +113,10 @@ def check_fields(config: type[BaseModel], values: Mapping[str, Any]) -> tuple[li
     return mistakes, result
 
 
-def check_rules(values: Mapping[str, Any]) -> list[str]:
+def check_rules(values: Mapping[str, Any], rules: tuple[Rule, ...]) -> list[str]:
     """The sentences of all cross-field rules that are broken. A rule about a field that is missing is not asked."""
     broken = []
-    for rule in PRETRAIN_RULES:
+    for rule in rules:
         try:
             sentence = rule(dict(values))
         except KeyError:

@@ -8,9 +8,10 @@ today's default.
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from lab.config.build import build_pretrain, flat
+from pydantic import BaseModel
+
+from lab.config.build import KINDS, RunConfig, build, flat
 from lab.config.knobs import sections
-from lab.config.pretrain import PretrainConfig
 from lab.errors import ConfigError
 
 CONFIG_VERSION = 1
@@ -27,12 +28,12 @@ ABSENT_MEANS: dict[str, Any] = {
 }
 
 
-def to_json(config: PretrainConfig) -> dict[str, Any]:
+def to_json(config: RunConfig) -> dict[str, Any]:
     """The config as it is stored."""
     return {"config_version": CONFIG_VERSION, **config.model_dump(mode="json")}
 
 
-def from_json(stored: Mapping[str, Any]) -> PretrainConfig:
+def from_json(stored: Mapping[str, Any]) -> RunConfig:
     """Read a stored config of this or an older version.
 
     Raises:
@@ -41,7 +42,7 @@ def from_json(stored: Mapping[str, Any]) -> PretrainConfig:
     stored = dict(stored)
     version = stored.pop("config_version", None)
     kind = stored.get("kind")
-    if kind != "pretrain":
+    if kind not in KINDS:
         raise ConfigError([f"A stored config of kind {kind!r} is not one this lab can read."])
     if not isinstance(version, int) or version < 1:
         raise ConfigError([f"The stored config's config_version is {version!r}, but must be a whole number from 1."])
@@ -51,13 +52,14 @@ def from_json(stored: Mapping[str, Any]) -> PretrainConfig:
         )
     for number in range(version, CONFIG_VERSION):
         stored = UPGRADES[number](stored)
-    return build_pretrain(_flat_stored(stored))
+    return build(KINDS[kind], _flat_stored(KINDS[kind], stored))
 
 
-def _flat_stored(stored: Mapping[str, Any]) -> dict[str, Any]:
-    known = sections(PretrainConfig)
+def _flat_stored(config: type[BaseModel], stored: Mapping[str, Any]) -> dict[str, Any]:
+    known = sections(config)
+    leaves = {leaf for section in known.values() for leaf in section.model_fields}
     strangers = [name for name in stored if name not in known and name != "kind"]
-    values: dict[str, Any] = dict(ABSENT_MEANS)
+    values: dict[str, Any] = {name: value for name, value in ABSENT_MEANS.items() if name in leaves}
     for name, section in known.items():
         given = stored.get(name, {})
         strangers += [f"{name}.{leaf}" for leaf in given if leaf not in section.model_fields]
@@ -67,7 +69,7 @@ def _flat_stored(stored: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
-def differences(left: PretrainConfig, right: PretrainConfig) -> dict[str, tuple[Any, Any]]:
-    """The knobs in which two configs differ: leaf name -> (left, right)."""
+def differences(left: RunConfig, right: RunConfig) -> dict[str, tuple[Any, Any]]:
+    """The knobs in which two configs differ: leaf name -> (left, right). None stands for a knob one does not have."""
     a, b = flat(left), flat(right)
-    return {name: (a[name], b[name]) for name in a if a[name] != b[name]}
+    return {name: (a.get(name), b.get(name)) for name in a | b if a.get(name) != b.get(name)}

@@ -1,4 +1,8 @@
-"""One row of a data set as the model sees it."""
+"""One row of a data set as the model sees it.
+
+Rows are turned into tokens by `lab.data.tokenizers.Tokenizer`, the lab's own interface, whatever the model: of another
+people's model it is an `HFTokenizer`, whose `inner` is transformers' own with its chat template.
+"""
 
 from dataclasses import dataclass
 

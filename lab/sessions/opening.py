@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
+from lab.config import PretrainConfig
 from lab.data.tokenizers import load_tokenizer
 from lab.errors import CheckpointError, ModelError, RunError
 from lab.files import read_json
@@ -106,7 +107,7 @@ def _step(ref: str) -> int | None:
 
 def _open_run(ref: str, run: RunDir) -> ModelSession:
     step = _step(ref)
-    config = run.config()
+    config = run.config_as(PretrainConfig)
     model = unfilled_gpt(config.model)
     for attempt in range(_TRIES):
         info: CheckpointInfo = find_checkpoint(run, step)

@@ -1,8 +1,9 @@
 """How much arithmetic a token of a run's training costs, so that runs of different sizes can share an axis."""
 
 import json
+from contextlib import suppress
 
-from lab.config import from_json
+from lab.config import PretrainConfig, from_json
 from lab.errors import ConfigError, RunError
 from lab.models.parts import training_flops_per_token
 from lab.store.cursor import Cursor
@@ -21,10 +22,10 @@ def flops_per_token(cursor: Cursor, run_id: str) -> int:
     if row is None:
         raise RunError(f"The record knows no run {run_id!r}; `lab runs list` shows the runs there are.")
     config, n_params = row
-    try:
-        return training_flops_per_token(from_json(json.loads(config or "{}")).model)
-    except ConfigError:
-        pass  # another kind of run, an imported one
+    with suppress(ConfigError):  # an imported run, or one of a newer lab
+        found = from_json(json.loads(config or "{}"))
+        if isinstance(found, PretrainConfig):
+            return training_flops_per_token(found.model)
     if n_params is None:
         raise RunError(
             f"Run {run_id} cannot be drawn over FLOPs: the record knows neither its shape nor its number of parameters."

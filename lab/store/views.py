@@ -2,7 +2,7 @@
 
 import hashlib
 
-from lab.config import Leaf, PretrainConfig, leaves
+from lab.config import KINDS, Leaf, leaves
 from lab.store.cursor import Cursor
 from lab.store.totals import COLUMNS
 
@@ -59,14 +59,14 @@ def _knob_column(leaf: Leaf) -> str:
     return f"{path if kind == 'VARCHAR' else f'TRY_CAST({path} AS {kind})'} AS {leaf.name}"
 
 
-def _pretrain_runs() -> str:
-    knobs = ",\n       ".join(_knob_column(leaf) for leaf in leaves(PretrainConfig))
+def _runs_of(kind: str) -> str:
+    knobs = ",\n       ".join(_knob_column(leaf) for leaf in leaves(KINDS[kind]))
     return f"""
 SELECT s.run_id, s.name, s.status, s.created_at, s.step, s.train_loss, s.val_loss, s.best_val_loss,
        s.bits_per_byte, s.tokens_per_second, s.elapsed_s, s.n_params,
        {knobs}
 FROM run_summary s JOIN runs r USING (run_id)
-WHERE s.kind = 'pretrain'
+WHERE s.kind = '{kind}'
 """
 
 
@@ -81,7 +81,7 @@ def refresh(cursor: Cursor) -> bool:
         "all_runs_summary": ALL_RUNS_SUMMARY,
         "run_summary": RUN_SUMMARY,
         "latest_metrics": LATEST_METRICS,
-        "pretrain_runs": _pretrain_runs(),
+        **{f"{kind}_runs": _runs_of(kind) for kind in KINDS},
     }
     marks = {name: hashlib.sha256(text.encode()).hexdigest()[:16] for name, text in wanted.items()}
     there = dict(cursor.execute("SELECT view_name, comment FROM duckdb_views() WHERE NOT internal").fetchall())

@@ -33,7 +33,7 @@ def fork_run(parent: RunDir, step: int | None, config: PretrainConfig, *, name: 
         ConfigError: the config does not fit the parent's weights.
         CheckpointError: no such checkpoint, or it is damaged.
     """
-    original = parent.config()
+    original = parent.config_as(PretrainConfig)
     check_fork(original, config)
     config = changed(config, vocab_size=original.model.vocab_size)
     info = find_checkpoint(parent, step)

@@ -147,7 +147,7 @@ class _Session:
         parent_step = self.run.info()["parent_step"]
         if parent_step is not None and found is None:
             raise CheckpointError("The parent's weights that this run was to start from are gone; fork it anew.")
-        config = self.run.config()
+        config = self.run.config_as(PretrainConfig)
         device = resolve_device(config.compute.device)
         data = self._data(config)
         config = changed(config, vocab_size=data.tokenizer.vocab_size)
@@ -332,7 +332,7 @@ class _Session:
         changes: Sequence[Change] = []
         if self.adviser is not None:
             with suppress(MemoryError, RuntimeError):  # to think about what fits takes a little memory, too
-                changes = self.adviser.out_of_memory(self.run.config(), limit)
+                changes = self.adviser.out_of_memory(self.run.config_as(PretrainConfig), limit)
         self.run.update_info(out_of_memory={"phase": phase, "step": step, "advice": as_documents(changes)})
         what = f"Out of memory in the {phase} of step {step:,}." if step else f"Out of memory in the {phase}."
         fits = "; or ".join(change.sentence for change in changes)

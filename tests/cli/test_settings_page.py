@@ -1,7 +1,7 @@
 """docs/settings.md is made from the config fields."""
 
 from lab.cli.settings_page import PATH, page
-from lab.config import PretrainConfig, leaves
+from lab.config import KINDS, leaves
 
 
 def test_the_page_in_docs_is_current():
@@ -10,4 +10,5 @@ def test_the_page_in_docs_is_current():
 
 def test_the_page_names_every_knob():
     text = page()
-    assert all(leaf.flag in text for leaf in leaves(PretrainConfig) if leaf.level != "derived")
+    for config in KINDS.values():
+        assert all(leaf.flag in text for leaf in leaves(config) if leaf.level != "derived")

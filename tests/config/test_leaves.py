@@ -2,28 +2,40 @@
 
 import pytest
 
-from lab.config import PRESET_HINTS, PRESETS, Leaf, PretrainConfig, build_pretrain, flat, leaves
+from lab.config import KINDS, PRESET_HINTS, PRESETS, Leaf, PretrainConfig, build, build_pretrain, flat, leaves
 from lab.config.knobs import sections
 from lab.config.presets import default_preset
 
 LEAVES = leaves(PretrainConfig)
-each_leaf = pytest.mark.parametrize("leaf", LEAVES, ids=lambda leaf: leaf.name)
+each_kind = pytest.mark.parametrize("kind", KINDS)
+each_leaf = pytest.mark.parametrize(
+    ("kind", "leaf"),
+    [(kind, leaf) for kind, config in KINDS.items() for leaf in leaves(config)],
+    ids=lambda value: value.name if isinstance(value, Leaf) else value,
+)
 
 
-def test_leaf_names_are_unique_over_all_sections():
-    names = [leaf.name for leaf in LEAVES]
+@each_kind
+def test_leaf_names_are_unique_over_all_sections(kind: str):
+    names = [leaf.name for leaf in leaves(KINDS[kind])]
     assert len(names) == len(set(names))
 
 
-def test_every_field_of_every_section_is_a_leaf():
-    assert {leaf.name for leaf in LEAVES} == {
-        name for section in sections(PretrainConfig).values() for name in section.model_fields
-    }
-    assert {leaf.name for leaf in LEAVES} == set(flat(PretrainConfig()))
+@each_kind
+def test_every_field_of_every_section_is_a_leaf(kind: str):
+    config = KINDS[kind]
+    names = {leaf.name for leaf in leaves(config)}
+    assert names == {name for section in sections(config).values() for name in section.model_fields}
+    assert names == set(flat(config()))
+
+
+@each_kind
+def test_the_defaults_of_a_kind_are_a_config_that_can_run(kind: str):
+    assert build(KINDS[kind]) == KINDS[kind]()
 
 
 @each_leaf
-def test_every_leaf_says_what_it_is(leaf: Leaf):
+def test_every_leaf_says_what_it_is(kind: str, leaf: Leaf):
     assert leaf.title
     assert leaf.title[0].isupper()
     assert leaf.help.endswith("."), leaf.help
@@ -34,14 +46,14 @@ def test_every_leaf_says_what_it_is(leaf: Leaf):
 
 
 @each_leaf
-def test_every_number_has_bounds(leaf: Leaf):
+def test_every_number_has_bounds(kind: str, leaf: Leaf):
     if leaf.type in (int, float):
         assert leaf.minimum is not None, "a form needs to know where to stop"
 
 
 @each_leaf
-def test_every_default_is_inside_its_own_bounds(leaf: Leaf):
-    assert flat(build_pretrain({leaf.name: leaf.default}))[leaf.name] == leaf.default
+def test_every_default_is_inside_its_own_bounds(kind: str, leaf: Leaf):
+    assert flat(build(KINDS[kind], {leaf.name: leaf.default}))[leaf.name] == leaf.default
 
 
 def test_the_flags_of_the_contract_exist():
