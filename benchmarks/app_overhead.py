@@ -3,8 +3,10 @@
     python -m benchmarks.app_overhead [--rounds 5]
 
 Bare: forward, backward, update and nothing else, in a process of its own, at whichever thread count is fastest there.
-App: the same config in the app's training thread, recorded, with the Pretraining page open in a real browser on the
-same machine and polling. Taken in turn; the ratio is app / bare of each round, the figure is its median.
+App: the same config in the app's training thread, recorded, with the Pretraining page open and polling: once by a
+client that reads the answers and draws nothing (what the app itself costs), once by a real browser on the same machine
+(that, and what the browser takes from the same cores). Taken in turn; the ratio is app / bare of each round, the figure
+is its median.
 """
 
 import argparse
@@ -17,7 +19,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+from benchmarks.page_client import page_open
 from benchmarks.results import store
 
 STEPS = {"pocket": 600, "nano": 24}
@@ -67,7 +71,7 @@ def bare_in_its_own_process(preset: str, threads: int) -> float:
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
 
 
-def under_the_app(preset: str, port: int) -> tuple[float, int]:
+def under_the_app(preset: str, port: int, page: str) -> tuple[float, int]:
     """Steps per second of a run in the app with its page open, and the threads the lab chose for it."""
     from lab.config import PRESETS, changed
     from lab.rundir import create_run
@@ -79,7 +83,7 @@ def under_the_app(preset: str, port: int) -> tuple[float, int]:
         run = create_run(
             changed(PRESETS[preset], precision=PRECISION, max_steps=STEPS[preset], eval_every=10_000, sample_tokens=0)
         )
-        with served(port), watching(f"http://127.0.0.1:{port}/pretraining"):
+        with served(port), OPEN[page](port):
             deadline = time.monotonic() + 600
             while run.info()["status"] in ("queued", "running"):
                 assert time.monotonic() < deadline, "the run did not end"
@@ -109,21 +113,32 @@ def served(port: int) -> Iterator[None]:
 
 
 @contextmanager
-def watching(url: str) -> Iterator[None]:
+def browser_open(port: int) -> Iterator[None]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
         page = browser.new_page()
-        page.goto(url)
+        page.goto(f"http://127.0.0.1:{port}/pretraining")
         yield
         browser.close()
+
+
+@contextmanager
+def client_open(port: int) -> Iterator[None]:
+    with page_open(port, "pretraining") as page:
+        yield
+        assert page.polls > 5, f"the page polled {page.polls} times only"
+
+
+OPEN = {"client": client_open, "browser": browser_open}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--presets", nargs="+", default=["pocket", "nano"])
+    parser.add_argument("--pages", nargs="+", default=list(OPEN), choices=list(OPEN))
     parser.add_argument("--bare", help=argparse.SUPPRESS)
     parser.add_argument("--threads", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -137,13 +152,16 @@ def main() -> None:
         rounds = []
         for number in range(args.rounds):
             alone = {threads: bare_in_its_own_process(preset, threads) for threads in thread_candidates()}
-            in_app, threads = under_the_app(preset, 8700 + number)
             best = max(alone.values())
-            rounds.append({"bare": alone, "app": in_app, "app_threads": threads, "ratio": in_app / best})
-            print(preset, rounds[-1], flush=True)
-        ratio = statistics.median(entry["ratio"] for entry in rounds)
-        figures[preset] = {"rounds": rounds, "ratio": ratio}
-        print(f"{preset}: app / bare = {ratio:.3f}")
+            entry: dict[str, Any] = {"bare": alone}
+            for page in args.pages:
+                in_app, threads = under_the_app(preset, 8700 + number, page)
+                entry[page] = {"app": in_app, "threads": threads, "ratio": in_app / best}
+            rounds.append(entry)
+            print(preset, entry, flush=True)
+        ratios = {page: statistics.median(entry[page]["ratio"] for entry in rounds) for page in args.pages}
+        figures[preset] = {"rounds": rounds, "ratio": ratios}
+        print(f"{preset}: app / bare = {ratios}")
     store("app_overhead", {"precision": PRECISION, "unit": "steps per second", **figures})
 
 
