@@ -196,17 +196,16 @@ def _store(look: Look, session: "ModelSession", *, stream: bool) -> None:
     from lab.analysis.residual import layer_rows
 
     database = get_engine().database
-    run_id = session.ref.partition("@")[0] if session.config is not None else None
     key = {"model": session.ref, "step": session.step, "text": look.text_name}
     put_look(
         database,
         "head_stats",
-        run_id,
+        session.run_id,
         key,
         as_rows({name: from_numpy(values) for name, values in look.figures.items()}),
     )
     if stream:
-        put_look(database, "layer_stats", run_id, key, layer_rows(look.capture.residual))
+        put_look(database, "layer_stats", session.run_id, key, layer_rows(look.capture.residual))
 
 
 def draw_badge(look: Look, facts: dict[str, Any]) -> None:

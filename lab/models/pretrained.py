@@ -9,7 +9,8 @@ import json
 import logging
 import math
 import struct
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,9 @@ from lab.errors import ModelError
 from lab.files import read_json
 from lab.models.pulled import is_model_folder
 from lab.models.shapes import PRECISIONS, Precision, weight_bytes
+
+Told = Callable[[str, int, int], None]
+"""Called with what is being done, how much of it is done, and of how much."""
 
 _ACTIVATIONS = 0.15
 """Share of the weights' bytes that is added for what a forward pass of a short text takes beside them."""
@@ -92,12 +96,18 @@ def count_parameters(folder: Path) -> tuple[int, int]:
 
 
 def load_pretrained(
-    folder: Path, precision: Precision = "fp32", *, device: torch.device | str = "cpu", name: str = ""
+    folder: Path,
+    precision: Precision = "fp32",
+    *,
+    device: torch.device | str = "cpu",
+    name: str = "",
+    tell: Told | None = None,
 ) -> nn.Module:
     """Open a model for reading and looking: eval mode, attention computed in the open ("eager").
 
     Args:
         name: what the sentences call it; the folder when left out.
+        tell: called while the weights are read, tensor by tensor.
 
     Raises:
         ModelError: it does not fit into memory, is damaged, or is of an architecture that transformers does not know.
@@ -123,7 +133,7 @@ def load_pretrained(
         )
     if precision in ("8bit", "4bit"):
         more["device_map"] = {"": torch.device(device)}
-    with quiet_transformers():
+    with quiet_transformers(), _telling(tell):
         try:
             config = AutoConfig.from_pretrained(folder, local_files_only=True)
             kind = AutoModelForCausalLM._model_mapping[type(config)]
@@ -179,6 +189,35 @@ def quiet_transformers() -> Iterator[None]:
         chatter.set_verbosity(level)
         if bars:
             chatter.enable_progress_bar()
+
+
+@contextmanager
+def _telling(tell: Told | None) -> Iterator[None]:
+    """Pass on how far transformers is with the weights: of the loading in this thread, not of others."""
+    if tell is None:
+        yield
+        return
+    from transformers.utils import logging as chatter
+
+    here = threading.get_ident()
+
+    def hook(factory: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        items: Iterable[Any] | None = args[0] if args else options.get("iterable")
+        if threading.get_ident() != here or items is None or not hasattr(items, "__len__"):
+            return factory(*args, **options)
+        return _told(items, len(items), tell)  # type: ignore[arg-type]
+
+    before = chatter.set_tqdm_hook(hook)
+    try:
+        yield
+    finally:
+        chatter.set_tqdm_hook(before)
+
+
+def _told(items: Iterable[Any], total: int, tell: Told) -> Iterator[Any]:
+    for done, item in enumerate(items):
+        tell("reading weights", done, total)
+        yield item
 
 
 def folder_config(folder: Path) -> dict[str, Any]:

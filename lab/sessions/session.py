@@ -1,8 +1,8 @@
 """A handle to a model the lab knows: its tokenizer, its logits, text written by it, and what happens inside."""
 
-import threading
+import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,13 +19,11 @@ from lab.config import PretrainConfig
 from lab.data.tokenizers import Tokenizer
 from lab.errors import ModelError
 from lab.models.cached_reader import CachedReader, end_tokens
-from lab.models.families import Anatomy, anatomy
+from lab.models.families import Anatomy, anatomy, unwrapped
 from lab.models.generate import SampledToken, Sampling, generate, write
 from lab.models.gpt import GPTModel
 from lab.models.shapes import Precision
-
-BASE = "base"
-"""The name of a session's model without any adapter."""
+from lab.sessions.variants import BASE, Weights
 
 
 @dataclass(frozen=True)
@@ -42,6 +40,9 @@ class ModelSession:
 
     Hooks and adapters belong to the model, not to a question, so two questions at once would see each other's. A text
     that is being written holds the lock for one token at a time, and others get their turn in between.
+
+    Base and adapter are two sessions over one copy of the weights: `of` makes the second one. Each follows its own
+    variant whenever it has the lock, so neither has to know of the other.
     """
 
     def __init__(
@@ -55,20 +56,42 @@ class ModelSession:
         config: PretrainConfig | None = None,
         precision: Precision = "fp32",
         folder: Path | None = None,
+        run_id: str | None = None,
     ):
         """
         Args:
             ref: what opens the same model again.
             step: of the checkpoint; None for a model that was not trained here.
-            config: the run's; None for a model that was not trained here.
+            config: of the pretraining that made these weights; None for a model that was not pretrained here.
+            run_id: of the run that this is a state of; None for a model that was not trained here.
         """
-        self.ref, self.name, self.step = ref, name, step
+        self.ref, self.name, self.step, self.run_id = ref, name, step, run_id
         self.config, self.precision, self.folder = config, precision, folder
-        self.model, self.tokenizer = model, tokenizer
-        self.lock = threading.RLock()
+        self.tokenizer = tokenizer
+        self.weights = Weights(model)
         self.variant = BASE
-        """The adapter that is active, or BASE."""
-        self._adapters: list[str] = []
+        """The adapter that this session follows, or BASE."""
+        self._siblings: dict[tuple[str, str], ModelSession] = {}
+
+    @property
+    def model(self) -> nn.Module:
+        """What is loaded; it follows this session's variant only within `lock`."""
+        return self.weights.model
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether this is the lab's own GPT."""
+        return isinstance(unwrapped(self.model), GPTModel)
+
+    @property
+    def lock(self) -> AbstractContextManager[None]:
+        """One question at a time; the model follows this session's variant within it. May be taken again inside."""
+        return self._turn()
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        with self.weights.lock, self.weights.following(self.variant):
+            yield
 
     # -- reading ----------------------------------------------------------------------------------------
 
@@ -89,7 +112,7 @@ class ModelSession:
         """int64 [batch, pos] -> float32 [batch, pos, vocab]."""
         with self.lock:
             ids = ids.to(next(self.model.parameters()).device)
-            if isinstance(self.model, GPTModel):
+            if self.is_ours:
                 return self.model(ids).float()
             return self.model(input_ids=ids, use_cache=False).logits.float()
 
@@ -113,19 +136,15 @@ class ModelSession:
         self, ids: Sequence[int], sampling: Sampling, stop: Callable[[], bool] | None
     ) -> Iterator[SampledToken]:
         end = self.tokenizer.end_of_text
-        if isinstance(self.model, GPTModel):
-            tokens = generate(self.model, ids, sampling, end_of_text=end, stop=stop)
+        inner = unwrapped(self.model)  # an adapter's matrices sit inside its layers
+        if isinstance(inner, GPTModel):
+            tokens = generate(inner, ids, sampling, end_of_text=end, stop=stop)
         else:
-            reader, variant = CachedReader(self.model), self.variant
             ends = end_tokens(self.model) | (frozenset() if end is None else frozenset({end}))
-
-            def read(so_far: Sequence[int]) -> Tensor:
-                with self.using(variant):  # somebody may have switched the adapter since the last token
-                    return reader(so_far)
-
-            tokens = write(read, ids, sampling, ends=ends, stop=stop)
+            tokens = write(CachedReader(self.model), ids, sampling, ends=ends, stop=stop)
+        variant = self.variant
         while True:
-            with self.lock:
+            with self.using(variant):  # somebody may have switched the adapter since the last token
                 token = next(tokens, None)
             if token is None:
                 return
@@ -187,41 +206,39 @@ class ModelSession:
 
     @property
     def variants(self) -> list[str]:
-        """The base, and every adapter that was added; one copy of the weights serves all of them."""
-        return [BASE, *self._adapters]
+        """The base, and every adapter that lies on it; one copy of the weights serves all of them."""
+        return [BASE, *self.weights.adapters]
 
-    def add_adapter(self, folder: Path, name: str) -> None:
-        """Put an adapter that PEFT wrote beside the base. The base stays active.
+    def add_adapter(self, folder: Path, name: str, *, tensors: dict[str, Tensor] | None = None) -> None:
+        """Put an adapter that PEFT wrote beside the base. This session goes on following what it followed.
+
+        Args:
+            tensors: its weights where they do not lie in the folder, named as PEFT names them.
 
         Raises:
             ModelError: the folder holds none, or it does not fit this model.
         """
-        from peft import PeftModel
+        self.weights.add(name, folder, title=self.name, tensors=tensors)
 
-        if name in self.variants:
-            raise ModelError(f"There is already a variant {name!r}: choose another name.")
-        if isinstance(self.model, GPTModel):
-            raise ModelError("Adapters are for Hugging Face models; the lab's own GPT is trained as a whole.")
-        if not (folder / "adapter_config.json").is_file():
-            raise ModelError(f"{folder} holds no adapter: it needs adapter_config.json, as PEFT writes it.")
-        with self.lock:
-            try:
-                # low_cpu_mem_usage: laid out without memory first, so that no random number is drawn from the
-                # generator that a running training's neighbours share
-                if isinstance(self.model, PeftModel):
-                    self.model.load_adapter(str(folder), adapter_name=name, low_cpu_mem_usage=True)
-                else:
-                    self.model = PeftModel.from_pretrained(
-                        self.model, str(folder), adapter_name=name, low_cpu_mem_usage=True
-                    )
-            except (ValueError, RuntimeError, OSError, KeyError) as error:
-                raise ModelError(
-                    f"The adapter in {folder} does not fit {self.name}: {str(error).splitlines()[0]}"
-                ) from error
-            self.model.eval()
-            self._adapters.append(name)
-            active, self.variant = self.variant, name  # PEFT has switched it on
-            self._switch(active)
+    def of(
+        self, variant: str, *, ref: str, name: str, step: int | None = None, run_id: str | None = None
+    ) -> "ModelSession":
+        """Another session over the same weights, which follows `variant`; the same object each time.
+
+        Args:
+            ref: what opens it again.
+            step, run_id: of the checkpoint that the adapter is.
+
+        Raises:
+            ModelError: there is no such variant.
+        """
+        self._known(variant)
+        if (variant, ref) not in self._siblings:
+            other = copy.copy(self)
+            other.__dict__.pop("check", None)  # the adapter changes what is checked
+            other.variant, other.ref, other.name, other.step, other.run_id = variant, ref, name, step, run_id
+            self._siblings[variant, ref] = other
+        return self._siblings[variant, ref]
 
     @contextmanager
     def using(self, variant: str) -> Iterator[None]:
@@ -230,27 +247,18 @@ class ModelSession:
         Raises:
             ModelError: there is no such variant.
         """
+        with self.weights.lock:
+            self._known(variant)
+            before, self.variant = self.variant, variant
+            try:
+                with self.lock:
+                    yield
+            finally:
+                self.variant = before
+
+    def _known(self, variant: str) -> None:
         if variant not in self.variants:
             raise ModelError(f"There is no variant {variant!r} of {self.name}; there are {', '.join(self.variants)}.")
-        with self.lock:
-            before = self.variant
-            self._switch(variant)
-            try:
-                yield
-            finally:
-                self._switch(before)
-
-    def _switch(self, variant: str) -> None:
-        """Make the model follow `variant`."""
-        if variant == self.variant:
-            return
-        layers: Any = self.model.base_model
-        if variant == BASE:
-            layers.disable_adapter_layers()
-        else:
-            layers.enable_adapter_layers()
-            self.model.set_adapter(variant)  # type: ignore[operator]
-        self.variant = variant
 
     # -- size -------------------------------------------------------------------------------------------
 

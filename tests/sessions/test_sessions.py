@@ -18,7 +18,7 @@ from lab.models.gpt import build_gpt
 from lab.models.sampling import Sampling
 from lab.rundir import RunDir
 from lab.sessions import ModelSession, Shelf, open_session
-from lab.sessions.session import BASE
+from lab.sessions.variants import BASE
 from tests.tiny_models import filled, saved, tiny
 
 TEXT = "A cat,\n two 🐈s"
@@ -190,8 +190,8 @@ def test_an_adapter_that_is_none_or_does_not_fit_is_told(llama: Path, tmp_path: 
         session.add_adapter(tmp_path, "x")
     with pytest.raises(ModelError, match="no variant 'x'"), session.using("x"):
         pass
-    with pytest.raises(ModelError, match="trained as a whole"):
-        open_session("letters").add_adapter(tmp_path, "x")
+    with pytest.raises(ModelError, match="does not fit letters"):
+        open_session("letters").add_adapter(adapter(tiny("llama"), tmp_path / "a", zero=False), "x")
 
 
 def test_a_capture_and_a_text_take_turns(llama: Path) -> None:
