@@ -74,7 +74,7 @@ def recognise(
     """Read rows as conversations.
 
     Args:
-        format: auto goes by the names of the columns of the first row.
+        format: auto goes by the names of the columns.
         columns: pairs such as "prompt=question": what the lab calls prompt, the data set calls question.
 
     Raises:
@@ -82,7 +82,7 @@ def recognise(
     """
     rows = _renamed(rows, _mapping(columns))
     names = list(dict.fromkeys(name for row in rows[:100] for name in row.values))
-    chosen = _format_of(names) if format == "auto" else format
+    chosen = _format_of(list(rows[0].values), names) if format == "auto" else format
     lacking = [name for name in NEEDED[chosen] if name not in names]
     if lacking:
         raise DataError(
@@ -92,10 +92,11 @@ def recognise(
     return _read(rows, chosen)
 
 
-def _format_of(names: Sequence[str]) -> Format:
-    for format, needed in NEEDED.items():
-        if all(name in names for name in needed):
-            return format
+def _format_of(first: Sequence[str], names: Sequence[str]) -> Format:
+    for present in (first, names):  # a stray row must not decide for all
+        for format, needed in NEEDED.items():
+            if all(name in present for name in needed):
+                return format
     raise DataError(
         f"The columns {', '.join(names)} fit none of the formats: instruction and output, prompt and completion, or "
         f"messages. Say which is which with columns, such as prompt={names[0]} completion={names[-1]}."
