@@ -62,7 +62,7 @@ def fill(home: Path, runs: int, rows: int, live: int = 2) -> list[str]:
 def measure(home: Path, ids: list[str]) -> dict[str, Any]:
     """What the Runs page asks, each question alone, in milliseconds of this process."""
     os.environ["LAB_HOME"] = str(home)
-    from lab.store import Database, RunSearch, choices, contrast, find_runs, latest, seed_spread, series
+    from lab.store import Database, RunSearch, choices, contrast, find_runs, latest, seed_spread, series, several
     from lab.store.queries import live_runs
     from lab.store.snapshot import make_snapshot
 
@@ -88,9 +88,9 @@ def measure(home: Path, ids: list[str]) -> dict[str, Any]:
             "one run's chart, 1,000 points": lambda: series(database, chosen, "train/loss"),
             "one live run's newest figures": lambda: latest(database, live),
             "live runs for the status strip": lambda: live_runs(database),
-            "20 curves over each other": lambda: [
-                series(database, one, "train/loss", max_points=400) for one in ids[:20]
-            ],
+            "20 curves over each other": lambda: several(
+                database, {one: one for one in ids[:20]}, "train/loss", max_points=400
+            ),
             "seed noise of 20 runs": lambda: seed_spread(database, ids[:20]),
             "these two differ in": lambda: contrast(database, ids[0], ids[500 % len(ids)]),
         }

@@ -7,10 +7,8 @@ from typing import Literal
 import altair as alt
 import pandas as pd
 
-from lab.store import series
 from lab.store.cursor import Cursor
-from lab.store.curves import Axis
-from lab.store.sql_text import literal
+from lab.store.curves import Axis, several
 
 Over = Literal["step", "tokens", "seconds", "FLOPs"]
 OVER: dict[Over, Axis] = {"step": "step", "tokens": "tokens_seen", "seconds": "elapsed_s", "FLOPs": "flops"}
@@ -52,18 +50,23 @@ def overlay_data(
         Columns run, order (of the run), x, step, raw, drawn, low, high. `attrs`: sql, a statement that yields the
         same rows; nonfinite, how many values could not be drawn.
     """
-    parts, statements, nonfinite = [], [], 0
-    for order, (run_id, name) in enumerate(names.items()):
-        frame = series(cursor, run_id, metric, OVER[style.over], points)
-        nonfinite += frame.attrs["nonfinite"]
-        statements.append(f"SELECT {literal(name)} AS run, * FROM (\n{frame.attrs['sql']}\n)")
-        drawn = frame["best"] if style.best else smoothed(frame["mean"], style.smoothing)
-        columns = {"run": name, "order": order, "x": frame["x"], "step": frame["step"], "raw": frame["mean"]}
-        parts.append(pd.DataFrame({**columns, "drawn": drawn, "low": frame["low"], "high": frame["high"]}))
-    data = pd.concat(parts, ignore_index=True)
-    data = data[data["x"] > 0] if style.log_x else data
-    data = data[(data["drawn"] > 0) & (data["raw"] > 0)] if style.log_y else data
-    data.attrs = {"sql": "\nUNION ALL\n".join(statements), "nonfinite": nonfinite}
+    frame = several(cursor, names, metric, OVER[style.over], points)
+    if style.best:
+        drawn = frame["best"]
+    else:
+        drawn = frame.groupby("place")["mean"].transform(lambda means: smoothed(means, style.smoothing))
+    columns = {"run": frame["run"], "order": frame["place"], "x": frame["x"], "step": frame["step"]}
+    data = pd.DataFrame({**columns, "raw": frame["mean"], "drawn": drawn, "low": frame["low"], "high": frame["high"]})
+    left_out = []
+    if style.log_x:
+        data, left_out = data[data["x"] > 0], ["x > 0"]
+    if style.log_y:
+        data, left_out = data[(data["drawn"] > 0) & (data["raw"] > 0)], [*left_out, "mean > 0"]
+        left_out += ["best > 0"] if style.best else []
+    sql = frame.attrs["sql"]
+    if left_out:
+        sql = f"SELECT * FROM (\n{sql}\n) WHERE {' AND '.join(left_out)} ORDER BY place, step"
+    data.attrs = {"sql": sql, "nonfinite": frame.attrs["nonfinite"]}
     return data
 
 

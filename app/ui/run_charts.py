@@ -43,6 +43,11 @@ SMALL_CHARTS = (
 )
 
 
+def most_points(metric: str) -> int:
+    """Into how many points at most a curve of a run is thinned."""
+    return _LOSS_POINTS if metric == "train/loss" else _SMALL_POINTS
+
+
 def points(frame: pd.DataFrame) -> pd.DataFrame:
     """A series of the record as the points of a line: per bucket the lowest, highest and mean value."""
     return frame[["x", "low", "high"]].assign(value=frame["mean"])
@@ -65,7 +70,7 @@ def loss_chart(
         guess: the validation loss that the person expects.
     """
     axis = AXES[look.x]
-    train = series(cursor, run_id, "train/loss", axis, _LOSS_POINTS)
+    train = series(cursor, run_id, "train/loss", axis, most_points("train/loss"))
     validation = series(cursor, run_id, "val/loss", axis, _SMALL_POINTS)
     past = [
         Line(

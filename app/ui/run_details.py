@@ -7,14 +7,17 @@ import pandas as pd
 import streamlit as st
 
 from app.ui import state, words
+from app.ui.charts import OVER, Over
 from app.ui.form_settings import form_values, pretraining_form, use_settings
-from app.ui.messages import plain
+from app.ui.messages import plain, speaking
+from app.ui.run_charts import most_points
 from app.ui.show_sql import show_statement
 from lab.config import PretrainConfig, flat, from_json, leaves
 from lab.errors import ConfigError
 from lab.rundir import find_run
 from lab.store import metric_names, series
 from lab.store.cursor import Cursor
+from lab.store.curves import Axis
 
 HIDDEN_EVENTS = ("resume_state",)
 """Kinds of events that come so often that they would bury the others."""
@@ -87,17 +90,30 @@ def draw_sql(run_id: str) -> None:
     st.caption("The page is drawn from the record. The same rows by SQL; in a terminal, `lab sql` answers it too.")
     for title, sql in statements(run_id).items():
         show_statement(title, sql)
-    charts = state.read(chart_statements, run_id)
-    if charts:
+    recorded = state.read(metric_names, run_id)
+    if not recorded:
+        return
+    shown: Over = st.session_state.get("look_x") or "step"
+    with st.container(horizontal=True):
         chosen = st.selectbox(
-            "The points of a chart", list(charts), key=f"sql_of_{run_id}", help="Exactly the rows that are drawn."
+            "The points of a chart", recorded, key=f"sql_of_{run_id}", help="Exactly the rows that are drawn."
         )
-        show_statement(chosen, charts[chosen])
+        over = st.selectbox(
+            "Over", list(OVER), index=list(OVER).index(shown), key=f"sql_over_{shown}_{run_id}", width=160,
+            help="What the x axis counts; at first what the charts above count.",
+        )  # fmt: skip
+    with speaking():
+        show_statement(f"{chosen} over {over}", state.read(chart_statement, run_id, chosen, OVER[over]))
 
 
-def chart_statements(cursor: Cursor, run_id: str) -> dict[str, str]:
-    """By figure, the statement that yields the points of its chart over steps."""
-    return {name: series(cursor, run_id, name).attrs["sql"] for name in metric_names(cursor, run_id)}
+def chart_statement(cursor: Cursor, run_id: str, metric: str, axis: Axis) -> str:
+    """The statement that yields the points of a figure's chart.
+
+    Raises:
+        RunError: the axis is "flops", but the run's size is not known.
+    """
+    sql: str = series(cursor, run_id, metric, axis, most_points(metric)).attrs["sql"]
+    return sql
 
 
 def statements(run_id: str) -> dict[str, str]:

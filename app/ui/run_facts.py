@@ -10,6 +10,7 @@ from app.ui import runs_address, state, words
 from app.ui.form_settings import use_settings
 from app.ui.messages import plain
 from app.ui.navigation import link, pages
+from app.ui.open_links import open_links
 from lab import store
 from lab.config import PretrainConfig, leaves
 from lab.store.cursor import Cursor
@@ -122,6 +123,13 @@ def draw_checkpoint_list(run_id: str) -> None:
         hide_index=True,
         height="content",
     )
+    with st.container(horizontal=True, vertical_alignment="center"):
+        steps = list(reversed(kept["step"].tolist()))
+        step = st.selectbox(
+            "Look inside the state of step", steps, format_func="{:,}".format, key=f"look_{run_id}", width=240,
+            help="As it stood then: what its heads attended to, and what it knew.",
+        )  # fmt: skip
+        open_links(run_id, step)
     with st.container(horizontal=True, vertical_alignment="center"):
         st.caption("To write from one, fork it or delete it:", width="content")
         link("pretraining", "Watch and try it", run=run_id)

@@ -11,8 +11,9 @@ from app.ui.live_chart import Chart, Line, Look, live_chart
 from app.ui.messages import plain, speaking
 from app.ui.navigation import link
 from app.ui.notebook import draw_notebook
+from app.ui.open_links import open_links
 from app.ui.polled import polled
-from app.ui.run_charts import AXES, SMALL_CHARTS, loss_chart, note, points
+from app.ui.run_charts import AXES, SMALL_CHARTS, loss_chart, most_points, note, points
 from app.ui.run_details import draw_events, draw_sql
 from app.ui.run_exports import draw_exports
 from app.ui.run_facts import draw_checkpoint_list, draw_expected, draw_lineage, draw_settings, draw_versions
@@ -27,7 +28,6 @@ from lab.store.cursor import Cursor
 LIVE_POLL_S = 2.0
 TEXT_POLL_S = 6.0
 _FIRST = tuple(small.metric for small in SMALL_CHARTS)
-_POINTS = 400
 
 
 def draw_run_page(run_id: str) -> None:
@@ -78,6 +78,8 @@ def _draw_bar(row: Mapping[str, Any]) -> None:
         )
         if row["kind"] == "pretrain" and row["config"] is not None:
             link("pretraining", "Watch and try it", run=run_id)
+        if not state.read(store.checkpoints, run_id).empty:
+            open_links(run_id, short=True)
         with st.popover("Export", type="tertiary"):
             draw_exports(run_id, row["name"] or run_id)
         if row["deleted_at"] is not None:
@@ -159,7 +161,7 @@ def other_charts(cursor: Cursor, run_id: str, recorded: list[str], look: Look) -
     plain_look = Look(x=look.x, log_x=look.log_x, smoothing=look.smoothing)
     charts = []
     for name in others:
-        frame = store.series(cursor, run_id, name, AXES[look.x], _POINTS)
+        frame = store.series(cursor, run_id, name, AXES[look.x], most_points(name))
         small = titles.get(name)
         title = small.title if small else name
         unit = small.y_label if small else (info.get(name) or {}).get("unit") or ""

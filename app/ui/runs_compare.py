@@ -54,7 +54,7 @@ def draw_comparison(run_ids: Sequence[str]) -> None:
 def _draw_curves(names: Mapping[str, str], recorded: Sequence[str]) -> None:
     info = state.read(metric_info)
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
-        metric = st.selectbox("Figure", recorded, key="compare_metric", persist_state="session", width=220)
+        metric = st.selectbox("Figure", recorded, key="compare_metric", bind="query-params", width=220)
         style = _draw_style()
     unit = (info.get(metric) or {}).get("unit") or metric
     with speaking():
@@ -67,7 +67,7 @@ def _draw_curves(names: Mapping[str, str], recorded: Sequence[str]) -> None:
         with st.container(horizontal=True, vertical_alignment="center"):
             show_sql(data.attrs["sql"])
             small = st.toggle(
-                "All figures", key="compare_small", persist_state="session", help="Small charts of the other figures."
+                "All figures", key="compare_small", bind="query-params", help="Small charts of the other figures."
             )
         others = [name for name in recorded if name != metric][:_SMALL]
         if small and others:
@@ -83,18 +83,18 @@ def _draw_curves(names: Mapping[str, str], recorded: Sequence[str]) -> None:
 def _draw_style() -> Style:
     over: Over = (
         st.segmented_control(
-            "Over", list(OVER), default="step", required=True, key="compare_over", persist_state="session",
+            "Over", list(OVER), default="step", required=True, key="compare_over", bind="query-params",
             help="FLOPs: what the training cost in arithmetic, so that models of different sizes compare.",
         )
         or "step"
     )  # fmt: skip
-    logs = st.pills("Logarithmic", ["x", "y"], selection_mode="multi", key="compare_log", persist_state="session")
+    logs = st.pills("Logarithmic", ["x", "y"], selection_mode="multi", key="compare_log", bind="query-params")
     smoothing = st.slider(
-        "Smoothing", 0.0, 0.98, 0.0, 0.02, key="compare_smoothing", persist_state="session", width=180,
+        "Smoothing", 0.0, 0.98, 0.0, 0.02, key="compare_smoothing", bind="query-params", width=180,
         help="A moving average; the raw line stays faintly behind.",
     )  # fmt: skip
     best = st.toggle(
-        "Best so far", key="compare_best", persist_state="session", help="What you would have, had you stopped there."
+        "Best so far", key="compare_best", bind="query-params", help="What you would have, had you stopped there."
     )
     return Style(over=over, log_x="x" in logs, log_y="y" in logs, smoothing=smoothing, best=best)
 
@@ -114,7 +114,7 @@ def _draw_figures(names: Mapping[str, str], recorded: Sequence[str]) -> None:
     metric = st.session_state.get("compare_metric", recorded[0])
     with st.container(horizontal=True):
         value = st.segmented_control(
-            "Value", ["last", "best"], default="last", required=True, key="compare_value", persist_state="session",
+            "Value", ["last", "best"], default="last", required=True, key="compare_value", bind="query-params",
             label_visibility="collapsed",
         )  # fmt: skip
     table = state.read(figures_table, names, metric, value or "last")
@@ -141,7 +141,7 @@ def _draw_figures(names: Mapping[str, str], recorded: Sequence[str]) -> None:
 
 def _draw_settings(names: Mapping[str, str]) -> None:
     st.subheader("Settings", anchor=False)
-    only = st.toggle("Differences only", value=True, key="compare_only", persist_state="session")
+    only = st.toggle("Differences only", value=True, key="compare_only", bind="query-params")
     with speaking():
         frame = state.read(config_diff, list(names), only_differences=only)
         if frame.empty:

@@ -10,7 +10,9 @@ from app.ui import runs_address, state, words
 from app.ui.actions import attempt, show_refusals
 from app.ui.messages import plain
 from app.ui.run_choice import unused
-from lab.store import Contrast, Neighbour, contrast, list_runs
+from lab.store import Contrast, contrast, list_runs
+from lab.store.cursor import Cursor
+from lab.store.settings import ORIGIN, origin_of
 
 
 def draw_contrast(names: Mapping[str, str]) -> None:
@@ -32,7 +34,7 @@ def draw_contrast(names: Mapping[str, str]) -> None:
         st.dataframe(
             pd.DataFrame(
                 [
-                    {"Setting": name, names[ids[0]]: words.value(left), names[ids[1]]: words.value(right)}
+                    {"Setting": said_setting(name), names[ids[0]]: said(name, left), names[ids[1]]: said(name, right)}
                     for name, (left, right) in found.differences.items()
                 ]
             ),
@@ -54,8 +56,22 @@ def _choose(names: Mapping[str, str], label: str, place: int) -> str:
 def _headline(differing: Sequence[str]) -> str:
     if not differing:
         return "These two have the same settings"
-    listed = ", ".join(differing[:-1]) + (" and " if len(differing) > 1 else "") + differing[-1]
+    called = [said_setting(name) for name in differing]
+    listed = ", ".join(called[:-1]) + (" and " if len(called) > 1 else "") + called[-1]
     return f"These two differ in {listed}" if len(differing) <= 4 else f"These two differ in {len(differing)} settings"
+
+
+def said_setting(name: str) -> str:
+    """A setting by its name; where a run began is none, and is told in words."""
+    return "where they began" if name == ORIGIN else name
+
+
+def said(name: str, value: Any) -> str:
+    """A setting's value; for where a run began the run and the step that it went on from."""
+    if name != ORIGIN:
+        return words.value(value)
+    origin = origin_of({ORIGIN: value})
+    return "random weights" if origin is None else f"step {origin[1]:,} of {state.read(name_of, origin[0])}"
 
 
 def _meaning(found: Contrast, differing: Sequence[str]) -> str:
@@ -63,6 +79,11 @@ def _meaning(found: Contrast, differing: Sequence[str]) -> str:
         return "What separates their curves is not a setting: nothing that is learned depends on those that differ."
     if differing == ["seed"]:
         return "Only the seed differs: the distance between their curves is what luck alone makes."
+    if differing == [ORIGIN]:
+        return (
+            "Their settings are the same, but they did not begin in the same place: a fork goes on from weights that "
+            "another run has learned, with that run's steps and tokens behind them."
+        )
     if found.is_controlled:
         return "A controlled comparison: what separates them is this one setting, or luck. Another seed of each tells."
     return (
@@ -75,10 +96,11 @@ def _draw_neighbours(found: Contrast, names: Mapping[str, str]) -> None:
     """One line per controlled run: those there are, and a button for those that are missing."""
     taken = list(state.read(list_runs)["name"])
     for number, one in enumerate(found.neighbours):
-        name = controlled_name(one, names[one.of])
+        value = said(one.setting, one.value)
+        name = controlled_name(one.setting, value, names[one.of])
         with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-            value = plain(words.value(one.value))
-            st.markdown(f"**{plain(names[one.of])}** with {plain(one.setting)} **{value}**", width="content")
+            how = "begun from" if one.setting == ORIGIN else f"with {plain(one.setting)}"
+            st.markdown(f"**{plain(names[one.of])}** {how} **{plain(value)}**", width="content")
             if one.run_ids:
                 st.markdown(":gray[is there:]", width="content")
                 st.button(
@@ -89,17 +111,27 @@ def _draw_neighbours(found: Contrast, names: Mapping[str, str]) -> None:
                 st.markdown(f":gray[cannot be trained: {plain(one.problem)}]", width="content")
             else:
                 st.button(
-                    "Queue this run", key=f"queue_{number}", on_click=queue, args=(one.config, unused(name, taken)),
+                    "Queue this run", key=f"queue_{number}", on_click=queue,
+                    args=(one.config, one.parent, unused(name, taken)),
                     help="Starts it now, or behind the run that is training.",
                 )  # fmt: skip
 
 
-def controlled_name(one: Neighbour, base: str) -> str:
-    return f"{base}, {one.setting} {words.value(one.value)}"[:90].replace("/", " ")
+def controlled_name(setting: str, value: str, base: str) -> str:
+    return f"{base}, {'from' if setting == ORIGIN else setting} {value}"[:90].replace("/", " ")
 
 
-def queue(config: Any, name: str) -> None:
-    """Queue a run. For callbacks."""
-    run_id = attempt(lambda: state.get_engine().submit(config, name=name))
+def queue(config: Any, parent: tuple[str, int] | None, name: str) -> None:
+    """Queue a run, or the fork of a parent's state. For callbacks."""
+    engine = state.get_engine()
+    run_id = attempt(
+        lambda: engine.submit(config, name=name) if parent is None else engine.fork(*parent, config, name=name)
+    )
     if run_id is not None:
         st.toast(f"Queued: {plain(name)}")
+
+
+def name_of(cursor: Cursor, run_id: str) -> str:
+    """What a run is called; its id where the record does not know it."""
+    found = cursor.execute("SELECT coalesce(name, run_id) FROM runs WHERE run_id = ?", [run_id]).fetchone()
+    return str(found[0]) if found else run_id

@@ -77,6 +77,24 @@ EXAMPLES = (
         "`QUALIFY` filters by a window function: here the last sample of each run.",
     ),
     Example(
+        "When did induction heads form?",
+        "WITH heads AS (\n"
+        "    SELECT run_id, step, layer, head, value,\n"
+        "           value - lag(value) OVER (PARTITION BY run_id, layer, head ORDER BY step) AS rose\n"
+        "    FROM head_stats\n"
+        "    WHERE name = 'induction' AND run_id IS NOT NULL\n"
+        ")\n"
+        "SELECT r.name, h.layer, h.head, max(h.value) AS highest,\n"
+        "       arg_max(h.step, h.rose) AS step, max(h.rose) AS rose_there\n"
+        "FROM heads h JOIN run_summary r USING (run_id)\n"
+        "GROUP BY ALL\n"
+        "ORDER BY highest DESC\n"
+        "LIMIT 20",
+        "`head_stats` has a score for each head at each evaluation. An induction head finds where the present token "
+        "stood before and looks at what came after it: 1 is always, chance is about 0.04. `lag` gives the value of the "
+        "evaluation before, so the largest rise tells when the head formed.",
+    ),
+    Example(
         "How good are my guesses?",
         "SELECT r.name, p.predicted, p.low, p.high, p.actual, p.actual - p.predicted AS off,\n"
         "       p.actual BETWEEN p.low AND p.high AS within\n"

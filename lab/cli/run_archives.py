@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 from lab.cli import output
 from lab.cli.commands import Commands
 from lab.cli.output import Outcome
+from lab.store.settings import ORIGIN
 
 if TYPE_CHECKING:
-    from lab.store.comparison import Contrast
+    from lab.store.comparison import Contrast, Neighbour
 
 IMPORT_HELP = """PATH may be
   a file written by `lab runs export`
@@ -77,6 +78,8 @@ def compare(args: argparse.Namespace) -> Outcome:
 def _said(between: "Contrast", names: dict[str, str]) -> str:
     """Which controlled runs there are, and the command that trains a missing one."""
     if between.is_controlled:
+        if ORIGIN in between.differences:
+            return "Their settings are the same, but they began in different places: see began_from."
         return "They differ in at most one setting that matters, so this is a controlled comparison."
     lines = ["To tell which setting made the difference, change one at a time:"]
     for one in between.neighbours:
@@ -84,11 +87,19 @@ def _said(between: "Contrast", names: dict[str, str]) -> str:
         if one.run_ids:
             lines.append(f"  {what}: {', '.join(one.run_ids)}")
         elif one.config is not None:
-            flag = f"--{one.setting.replace('_', '-')} {one.value}"
-            lines.append(f"  {what}: not trained yet (lab train --like {one.of} {flag})")
+            lines.append(f"  {what}: not trained yet ({_command(one)})")
         else:
             lines.append(f"  {what}: cannot be trained ({one.problem})")
     return "\n".join(lines)
+
+
+def _command(one: "Neighbour") -> str:
+    """What trains it."""
+    flag = "" if one.setting == ORIGIN else f" --{one.setting.replace('_', '-')} {one.value}"
+    if one.parent is None:
+        return f"lab train --like {one.of}{flag}"
+    parent, step = one.parent
+    return f"lab fork {parent} --step {step} --like {one.of}{flag}"
 
 
 def export(args: argparse.Namespace) -> Outcome:

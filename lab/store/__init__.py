@@ -15,7 +15,7 @@ from lab.store.adopt import adopt
 from lab.store.comparison import Contrast, Neighbour, config_diff, contrast
 from lab.store.console import SqlAnswer, run_sql
 from lab.store.cursor import Cursor
-from lab.store.curves import series
+from lab.store.curves import series, several
 from lab.store.database import Database
 from lab.store.queries import (
     Latest,
@@ -73,5 +73,6 @@ __all__ = [
     "seed_spread",
     "series",
     "serve_snapshots",
+    "several",
     "sweep",
 ]

@@ -1,13 +1,13 @@
 """Runs side by side: which settings differ, and which run is missing to say which of them made the difference."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from lab.config import PretrainConfig, changed, from_json
+from lab.config import RunConfig, changed, from_json
 from lab.errors import ConfigError, StoreError
-from lab.store.queries import run_row
-from lab.store.settings import INERT, Settings, differing, fingerprint, settings_of
+from lab.store.queries import checkpoints, run_row
+from lab.store.settings import INERT, ORIGIN, Settings, differing, fingerprint, origin_of, settings_of
 from lab.store.source import Source, cursor_of
 
 if TYPE_CHECKING:
@@ -50,8 +50,10 @@ class Neighbour:
     value: Any
     run_ids: tuple[str, ...]
     """Runs that are just that; empty: none has been trained yet."""
-    config: PretrainConfig | None
+    config: RunConfig | None
     """What to queue where it is missing; None where it cannot be trained."""
+    parent: tuple[str, int] | None
+    """Run and step that a missing one has to be forked from; None: it begins from random weights."""
     problem: str
     """Why it cannot be trained, in one sentence; empty where it can."""
 
@@ -63,7 +65,8 @@ class Contrast:
     left: str
     right: str
     differences: dict[str, tuple[Any, Any]]
-    """Setting -> value of the left and of the right run; those that cannot change what is learned come last."""
+    """Setting -> value of the left and of the right run; those that cannot change what is learned come last. Where
+    they began stands there under ORIGIN: a fork is another run than a fresh one, also with the same settings."""
     inert: tuple[str, ...]
     """Settings among them that change speed, memory or looks only."""
     neighbours: tuple[Neighbour, ...]
@@ -89,6 +92,8 @@ def contrast(source: Source, left: str, right: str) -> Contrast:
         chosen = _chosen(cursor, [left, right])
         everyone = settings_of(cursor)
         configs = {run_id: run_row(cursor, run_id)["config"] for run_id in (left, right)}
+        parents = {origin[0] for run_id in (left, right) if (origin := origin_of(chosen[run_id]))}
+        states = {(parent, int(step)) for parent in parents for step in checkpoints(cursor, parent)["step"]}
     names = differing(chosen[left], chosen[right])
     matter = [name for name in names if name not in INERT]
     inert = [name for name in names if name in INERT]
@@ -101,8 +106,8 @@ def contrast(source: Source, left: str, right: str) -> Contrast:
             for base, other in ((left, right), (right, left)):
                 wanted = {**chosen[base], name: chosen[other].get(name)}
                 found = tuple(alike.get(fingerprint(wanted, INERT), ()))
-                neighbour = Neighbour(name, base, wanted[name], found, None, "")
-                neighbours.append(neighbour if found else _to_queue(neighbour, configs[base]))
+                neighbour = Neighbour(name, base, wanted[name], found, None, origin_of(wanted), "")
+                neighbours.append(neighbour if found else _to_queue(neighbour, configs[base], states))
     return Contrast(
         left,
         right,
@@ -112,9 +117,13 @@ def contrast(source: Source, left: str, right: str) -> Contrast:
     )
 
 
-def _to_queue(missing: Neighbour, base: dict[str, Any] | None) -> Neighbour:
+def _to_queue(missing: Neighbour, base: dict[str, Any] | None, states: Collection[tuple[str, int]]) -> Neighbour:
+    if missing.parent is not None and missing.parent not in states:
+        parent, step = missing.parent
+        return replace(missing, problem=f"The state of step {step:,} of run {parent} is not kept any more.")
+    values = {} if missing.setting == ORIGIN else {missing.setting: missing.value}
     try:
-        config = changed(from_json(base or {}), **{missing.setting: missing.value})
+        config = changed(from_json(base or {}), **values)
     except ConfigError as error:
         return replace(missing, problem=str(error))
     return replace(missing, config=config)

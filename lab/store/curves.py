@@ -1,10 +1,11 @@
 """One metric's curve for drawing: at most so many points, no spike hidden, the same points while the run grows."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
 from lab.store.flops import flops_per_token
 from lab.store.source import Source, cursor_of
-from lab.store.sql_text import with_values
+from lab.store.sql_text import literal, with_values
 
 if TYPE_CHECKING:
     import pandas
@@ -68,6 +69,60 @@ def series(
         "nonfinite_steps": (nonfinite_steps or [])[:20],
         "sql": with_values(sql, [run_id, name]),
     }
+    return frame
+
+
+def several(
+    source: Source, names: Mapping[str, str], name: str, x: Axis = "step", max_points: int = 1_000
+) -> "pandas.DataFrame":
+    """One metric of several runs, each as `series` gives it, by one statement for all of them.
+
+    Args:
+        names: what each run is called, by run id.
+
+    Returns:
+        Columns run (as it is called) and place (of the run among `names`), then those of `series`; runs one below the
+        other. `attrs`: nonfinite (how many values were left out) and sql.
+
+    Raises:
+        RunError: x is "flops", but the size of one of them is not known.
+    """
+    if x not in AXES:
+        raise ValueError(f"x is {x!r}, but must be one of {', '.join(AXES)}.")
+    ids = ", ".join(literal(run_id) for run_id in names)
+    with cursor_of(source) as cursor:
+        ranges = cursor.execute(
+            f"""
+            SELECT run_id, count(*) FILTER (isfinite(value)), min(step) FILTER (isfinite(value)),
+                   max(step) FILTER (isfinite(value)), count(*) FILTER (NOT isfinite(value))
+            FROM metrics WHERE run_id IN ({ids}) AND name = ? GROUP BY run_id
+            """,
+            [name],
+        ).fetchall()
+        found = {run_id: numbers for run_id, *numbers in ranges}
+        chosen = []
+        for place, (run_id, called) in enumerate(names.items()):
+            rows, first, last, _ = found.get(run_id, (0, None, None, 0))
+            values = [run_id, called, place, _bucket_bits(rows, first, last, max_points)]
+            chosen.append([*values, flops_per_token(cursor, run_id)] if x == "flops" else values)
+        better = cursor.execute("SELECT better FROM metric_info WHERE name = ?", [name]).fetchone()
+        so_far = "max(max(m.value))" if better == ("higher",) else "min(min(m.value))"
+        axis = "m.tokens_seen * c.flops" if x == "flops" else f"m.{x}"
+        columns = "run_id, run, place, bits" + (", flops" if x == "flops" else "")
+        listed = ",\n    ".join("(" + ", ".join(map(literal, row)) + ")" for row in chosen)
+        sql = f"""\
+WITH chosen({columns}) AS (VALUES
+    {listed})
+SELECT c.run, c.place, max(m.step) AS step, arg_max({axis}, m.step) AS x,
+       min(m.value) AS low, max(m.value) AS high, avg(m.value) AS mean,
+       arg_max(m.value, m.step) AS last, count(*) AS count,
+       {so_far} OVER (PARTITION BY c.place ORDER BY m.step >> c.bits) AS best
+FROM metrics m JOIN chosen c USING (run_id)
+WHERE m.run_id IN ({ids}) AND m.name = {literal(name)} AND isfinite(m.value)
+GROUP BY c.run, c.place, m.step >> c.bits
+ORDER BY c.place, m.step >> c.bits"""
+        frame = cursor.execute(sql).df()
+    frame.attrs = {"nonfinite": sum(numbers[-1] for numbers in found.values()), "sql": sql}
     return frame
 
 

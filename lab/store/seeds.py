@@ -1,12 +1,12 @@
 """Is a difference larger than luck? Runs that differ in nothing but their seed show how large luck is."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lab.store.run_search import VALUES, Value
-from lab.store.settings import INERT, fingerprint, settings_of
+from lab.store.settings import INERT, ORIGIN, Settings, fingerprint, origin_of, settings_of
 from lab.store.source import Source, cursor_of
 
 if TYPE_CHECKING:
@@ -44,14 +44,32 @@ class Spread:
 
 
 def seed_groups(source: Source, run_ids: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """For each of these runs, all runs of the record with the same settings under any seed, itself among them."""
+    """For each of these runs, all runs of the record with the same settings under any seed, itself among them.
+
+    A fork's group began at the same step of parents that are of one group themselves.
+    """
     with cursor_of(source) as cursor:
         everyone = settings_of(cursor)
         chosen = settings_of(cursor, run_ids)
+    known = {**everyone, **chosen}
     groups: dict[str, list[str]] = {}
-    for run_id, settings in {**everyone, **chosen}.items():
-        groups.setdefault(fingerprint(settings, _ASIDE), []).append(run_id)
-    return {run_id: tuple(groups[fingerprint(chosen[run_id], _ASIDE)]) for run_id in chosen}
+    for run_id, settings in known.items():
+        groups.setdefault(_family(settings, known), []).append(run_id)
+    return {run_id: tuple(groups[_family(chosen[run_id], known)]) for run_id in chosen}
+
+
+def _family(settings: Settings, known: Mapping[str, Settings]) -> str:
+    """The same text for runs that differ in luck only: settings, and for a fork those of all its ancestors."""
+    texts: list[str] = []
+    seen: set[str] = set()
+    while True:
+        origin = origin_of(settings)
+        if origin is None or origin[0] not in known or origin[0] in seen:
+            return "\n".join([*texts, fingerprint(settings, _ASIDE)])
+        parent, step = origin
+        seen.add(parent)
+        texts.append(f"{step} {fingerprint({**settings, ORIGIN: None}, _ASIDE)}")
+        settings = known[parent]
 
 
 def seed_spread(

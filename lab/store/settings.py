@@ -17,6 +17,9 @@ INERT = frozenset(
 )  # fmt: skip
 """Settings that change speed, memory or what is looked at, but not what is learned."""
 
+ORIGIN = "began_from"
+"""Stands beside a fork's settings: the state that it went on from, `run@step`. A run from random weights has none."""
+
 Settings = dict[str, Any]
 
 
@@ -38,16 +41,30 @@ def flat_settings(config: Mapping[str, Any]) -> Settings:
 
 
 def settings_of(source: Source, run_ids: Sequence[str] | None = None) -> dict[str, Settings]:
-    """run_id -> settings, of these runs or of every run that has a config and is not deleted."""
+    """run_id -> settings, and ORIGIN for a fork; of these runs or of every run that has a config and is not deleted."""
+    columns = "SELECT run_id, config, parent_run_id, parent_step FROM runs"
     with cursor_of(source) as cursor:
         if run_ids is None:
-            sql = "SELECT run_id, config FROM runs WHERE config IS NOT NULL AND deleted_at IS NULL ORDER BY created_at"
+            sql = f"{columns} WHERE config IS NOT NULL AND deleted_at IS NULL ORDER BY created_at"
             rows = cursor.execute(sql).fetchall()
         else:
-            sql = "SELECT run_id, config FROM runs WHERE list_contains(?, run_id)"
-            found = dict(cursor.execute(sql, [list(run_ids)]).fetchall())
-            rows = [(run_id, found[run_id]) for run_id in run_ids if run_id in found]
-    return {run_id: flat_settings(json.loads(config or "{}")) for run_id, config in rows}
+            sql = f"{columns} WHERE list_contains(?, run_id)"
+            found = {row[0]: row for row in cursor.execute(sql, [list(run_ids)]).fetchall()}
+            rows = [found[run_id] for run_id in run_ids if run_id in found]
+    settings = {}
+    for run_id, config, parent, step in rows:
+        settings[run_id] = flat_settings(json.loads(config or "{}"))
+        if parent is not None:
+            settings[run_id][ORIGIN] = f"{parent}@{step}"
+    return settings
+
+
+def origin_of(settings: Settings) -> tuple[str, int] | None:
+    """The run and the step that a fork went on from; None for a run from random weights."""
+    if settings.get(ORIGIN) is None:
+        return None
+    parent, _, step = str(settings[ORIGIN]).rpartition("@")
+    return parent, int(step)
 
 
 def differing(left: Settings, right: Settings) -> list[str]:

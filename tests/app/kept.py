@@ -33,6 +33,15 @@ def keep(engine: Engine, name: str, *, ends_at: float = 2.0, status: str = "fini
             for metric in ("train/loss", "val/loss")
         ],
     )  # fmt: skip
+    scores = {(0, 0): (0.04, 0.05, 0.05), (0, 1): (0.05, 0.65, 0.8)}
+    recorder.rows(
+        "head_stats",
+        [
+            {"step": step, "text": "t", "layer": layer, "head": head, "name": "induction", "value": values[place]}
+            for (layer, head), values in scores.items()
+            for place, step in enumerate((0, 20, STEPS))
+        ],
+    )
     recorder.rows("samples", [{"step": STEPS, "prompt": "The", "text": " boat", "seed": 0, "sampling": {}}])
     recorder.rows("runs", [{"status": status}])
     recorder.close()

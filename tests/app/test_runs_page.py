@@ -14,7 +14,7 @@ from lab.store import RunSearch, find_runs, labels, predictions, run_row
 from lab.store.report import report
 from lab.store.saved import save_view, saved_views
 from tests.app.kept import keep
-from tests.app.test_pages import button, trained, wait_for, words_on
+from tests.app.test_pages import button, tiny, trained, wait_for, words_on
 
 
 @pytest.fixture
@@ -257,6 +257,51 @@ def test_one_click_queues_the_missing_controlled_run(runs: AppTest, engine: Engi
     wait_for(lambda: run_row(engine.database, new)["status"] == "finished")
     runs.run()
     assert "is there" in words_on(runs)
+
+
+def test_a_fork_is_told_from_a_fresh_run_and_its_controlled_run_is_forked_from_the_same_state(
+    runs: AppTest, engine: Engine
+) -> None:
+    parent = trained(engine)
+    fresh = engine.submit(tiny(max_steps=6, learning_rate=0.001), name="fresh")
+    same = engine.fork(parent, 4, tiny(max_steps=6, learning_rate=0.001), name="same")
+    fork = engine.fork(parent, 4, tiny(max_steps=6, learning_rate=0.002), name="fork")
+    wait_for(lambda: run_row(engine.database, fork)["status"] == "finished")
+    at(runs, compare=f"{fresh},{same}")
+    said = words_on(runs)
+    assert "These two differ in where they began" in said
+    assert "a fork goes on from weights that another run has learned" in said
+    (table,) = [frame.value for frame in runs.dataframe if list(frame.value.get("Setting", [])) == ["where they began"]]
+    assert list(table.iloc[0]) == ["where they began", "random weights", "step 4 of a tiny run"]
+
+    at(runs, compare=f"{fresh},{fork}")
+    assert "These two differ in learning_rate and where they began" in words_on(runs).replace("\\", "")
+    before = set(find_runs(engine.database)["run_id"])
+    button(runs, "queue_0").click().run()  # fresh with the fork's learning rate: from random weights
+    button(runs, "controlled_1")  # fork with the fresh one's learning rate is there: `same`
+    (new,) = set(find_runs(engine.database)["run_id"]) - before
+    assert run_row(engine.database, new)["parent_run_id"] is None
+    labels.delete(engine.database, same)
+    runs.run()
+    button(runs, "queue_1").click().run()
+    assert not runs.error
+    (again,) = set(find_runs(engine.database)["run_id"]) - before - {new}
+    row = run_row(engine.database, again)
+    assert (row["parent_run_id"], row["parent_step"]) == (parent, 4)
+    assert row["config"]["optim"]["learning_rate"] == 0.001
+    wait_for(lambda: run_row(engine.database, again)["status"] == "finished")
+
+
+def test_a_run_leads_to_the_pages_that_look_inside_it(runs: AppTest, engine: Engine) -> None:
+    run_id = keep(engine, "without a state")
+    at(runs, run=run_id)
+    assert "Open in Attention" not in [link.proto.label for link in runs.get("page_link")]
+    run_id = trained(engine)
+    at(runs, run=run_id)
+    links = {link.proto.label: link.proto.query_string for link in runs.get("page_link")}
+    assert {"Attention", "Probing", "Open in Attention", "Open in Probing"} <= links.keys()
+    assert run_id in links["Attention"]
+    assert "step=4" in links["Open in Probing"]
 
 
 def test_a_comparison_of_one_run_says_what_it_takes(runs: AppTest, engine: Engine) -> None:

@@ -1,19 +1,23 @@
 """The console: examples, statements, what is kept, and a chart of a result."""
 
 import io
+from typing import Literal
 
 import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
 from app.ui import sql_question
-from app.ui.charts import Style, overlay_data
-from app.ui.run_details import chart_statements
+from app.ui.charts import OVER, Style, overlay_data
+from app.ui.live_chart import Look
+from app.ui.run_charts import AXES, loss_chart
+from app.ui.run_details import chart_statement
+from app.ui.run_page import other_charts
 from app.ui.sql_console import schema
 from app.ui.sql_examples import EXAMPLES
 from app.ui.sql_result import MOST_POINTS, _parquet, chart_of, thinned
 from lab.engine import Engine
-from lab.store import run_sql, series
+from lab.store import run_sql
 from lab.store.saved import saved_queries, sql_history
 from tests.app.kept import keep
 from tests.app.test_pages import button, words_on
@@ -78,6 +82,15 @@ def test_every_example_is_answered_from_the_persons_own_runs(engine: Engine, num
     ))  # fmt: skip
 
 
+def test_the_example_about_induction_heads_names_the_head_and_the_step_at_which_it_rose(engine: Engine) -> None:
+    keep(engine, "one")
+    (example,) = [one for one in EXAMPLES if "induction" in one.question]
+    first, second = run_sql(example.sql).frame().to_dict("records")
+    assert (first["name"], first["layer"], first["head"], first["step"]) == ("one", 0, 1, 20)
+    assert (first["highest"], first["rose_there"]) == (pytest.approx(0.8), pytest.approx(0.6))
+    assert (second["head"], second["highest"]) == (0, pytest.approx(0.05))
+
+
 def test_an_example_fills_the_box_and_runs(sql: AppTest, engine: Engine) -> None:
     keep(engine, "one")
     button(sql, "example_0").click().run()
@@ -121,23 +134,47 @@ def test_the_schema_lists_every_view_and_table_with_its_columns(engine: Engine) 
     assert [name for name, _ in found["metrics"]] == ["run_id", "step", "tokens_seen", "elapsed_s", "name", "value"]
 
 
-def test_the_sql_of_every_chart_yields_the_rows_that_are_drawn(engine: Engine) -> None:
+@pytest.mark.parametrize("x", list(AXES))
+def test_the_sql_of_every_chart_yields_the_points_that_are_drawn_over_each_axis(
+    engine: Engine, x: Literal["step", "tokens", "seconds"]
+) -> None:
+    run_id = keep(engine, "one")
+    with engine.database.writing() as cursor:  # more rows than a chart has points
+        cursor.execute(
+            "INSERT INTO metrics SELECT ?, i, i * 64, i * 0.1, unnest(['train/loss', 'train/grad_norm']), sin(i) + 3 "
+            "FROM range(41, 3000) t(i)", [run_id],
+        )  # fmt: skip
+    with engine.cursor() as cursor:
+        loss = loss_chart(cursor, run_id, look=Look(x=x), vocab_size=None)
+        (norm,) = other_charts(cursor, run_id, ["train/grad_norm"], Look(x=x))
+        lines = {"train/loss": loss.lines[0], "val/loss": loss.lines[1], "train/grad_norm": norm.lines[0]}
+        statements = {name: chart_statement(cursor, run_id, name, AXES[x]) for name in lines}
+    for name, line in lines.items():
+        asked = run_sql(statements[name]).frame().rename(columns={"mean": "value"})
+        pd.testing.assert_frame_equal(asked[line.points.columns], line.points, check_dtype=False, check_flags=False)
+    assert 375 < len(lines["train/loss"].points) <= 1_000
+
+
+def test_the_sql_over_flops_counts_what_a_comparison_over_flops_counts(engine: Engine) -> None:
     run_id = keep(engine, "one")
     with engine.cursor() as cursor:
-        for name, statement in chart_statements(cursor, run_id).items():
-            drawn = series(cursor, run_id, name)
-            asked = run_sql(statement).frame()
-            pd.testing.assert_frame_equal(asked, drawn.reset_index(drop=True), check_dtype=False, check_flags=False)
+        drawn = overlay_data(cursor, {run_id: "one"}, "val/loss", Style(over="FLOPs"))
+        statement = chart_statement(cursor, run_id, "val/loss", OVER["FLOPs"])
+    assert list(run_sql(statement).frame()["x"]) == list(drawn["x"])
 
 
-def test_the_sql_of_a_comparison_yields_the_rows_that_are_drawn(engine: Engine) -> None:
-    names = {keep(engine, "it's one"): "it's one", keep(engine, "two"): "two"}
+@pytest.mark.parametrize(
+    "style", [Style(over=over) for over in OVER] + [Style(log_x=True, log_y=True, best=True)], ids=str
+)
+def test_the_sql_of_a_comparison_yields_the_rows_that_are_drawn(engine: Engine, style: Style) -> None:
+    names = {keep(engine, "it's one", ends_at=-1.0): "it's one", keep(engine, "two"): "two"}
     with engine.cursor() as cursor:
-        data = overlay_data(cursor, names, "val/loss", Style(over="FLOPs"))
+        data = overlay_data(cursor, names, "val/loss", style)
     asked = run_sql(data.attrs["sql"]).frame()
     assert list(asked["run"]) == list(data["run"])
     assert list(asked["mean"]) == list(data["raw"])
     assert list(asked["x"]) == list(data["x"])
+    assert list(asked["best" if style.best else "mean"]) == list(data["drawn"])
 
 
 def test_a_result_with_steps_becomes_a_line_per_run() -> None:

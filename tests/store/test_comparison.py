@@ -10,6 +10,7 @@ from lab.config import PRESETS, changed, differences, to_json
 from lab.errors import StoreError
 from lab.store import Database, config_diff, contrast, seed_groups, seed_spread
 from lab.store.seeds import Spread, t95, within_noise
+from lab.store.settings import ORIGIN
 
 BASE = PRESETS["pocket"]
 
@@ -87,6 +88,76 @@ def test_a_controlled_run_that_cannot_be_trained_says_why(database: Database) ->
     assert "64" in problems["n_heads", "left"]
     assert "heads" in problems["n_heads", "left"]
     assert contrast(database, "left", "right").missing[0].config is None
+
+
+def fork(database: Database, run_id: str, parent: str, step: int, loss: float | None = None, **settings: Any) -> None:
+    _run(database, run_id, loss, **settings)
+    database.update_run(run_id, parent_run_id=parent, parent_step=step)
+
+
+def keeps(database: Database, run_id: str, *steps: int) -> None:
+    with database.writing() as cursor:
+        cursor.append("checkpoints", ["run_id", "step", "kind"], [(run_id, step, "kept") for step in steps])
+
+
+def test_a_fork_and_a_fresh_run_with_equal_settings_differ_in_where_they_began(database: Database) -> None:
+    _run(database, "parent", learning_rate=1e-2)
+    _run(database, "fresh")
+    fork(database, "fork", "parent", 500)
+    found = contrast(database, "fresh", "fork")
+    assert found.differences == {ORIGIN: (None, "parent@500")}
+    assert config_diff(database, ["fork", "fresh"]).loc[ORIGIN].tolist() == ["parent@500", None]
+    fork(database, "later", "parent", 900)
+    assert contrast(database, "fork", "later").differences == {ORIGIN: ("parent@500", "parent@900")}
+
+
+def test_a_missing_controlled_run_of_a_fork_is_a_fork_from_the_same_state(database: Database) -> None:
+    _run(database, "parent", batch_size=3)
+    keeps(database, "parent", 500)
+    _run(database, "fresh", learning_rate=1e-2)
+    fork(database, "fork", "parent", 500)
+    _run(database, "not it", learning_rate=5e-3)
+    fork(database, "nor it", "parent", 400, learning_rate=1e-2)
+    found = contrast(database, "fresh", "fork")
+    assert set(found.differences) == {"learning_rate", ORIGIN}
+    wanted = {(one.setting, one.of): (one.run_ids, one.parent, one.problem) for one in found.neighbours}
+    assert wanted == {
+        ("learning_rate", "fresh"): ((), None, ""),
+        ("learning_rate", "fork"): ((), ("parent", 500), ""),
+        (ORIGIN, "fresh"): ((), ("parent", 500), ""),
+        (ORIGIN, "fork"): ((), None, ""),
+    }
+    for one in found.missing:
+        assert one.config is not None
+        assert one.config.optim.learning_rate == (
+            1e-2
+            if (one.setting, one.of) in (("learning_rate", "fork"), (ORIGIN, "fresh"))
+            else BASE.optim.learning_rate
+        )
+    fork(database, "it", "parent", 500, learning_rate=1e-2)
+    there = {(one.setting, one.of): one.run_ids for one in contrast(database, "fresh", "fork").neighbours}
+    assert there["learning_rate", "fork"] == there[ORIGIN, "fresh"] == ("it",)
+
+
+def test_a_controlled_fork_whose_parents_state_is_gone_says_so(database: Database) -> None:
+    _run(database, "parent")
+    fork(database, "one", "parent", 500, batch_size=3, learning_rate=1e-2)
+    fork(database, "other", "parent", 500)
+    for one in contrast(database, "one", "other").missing:
+        assert one.config is None
+        assert one.problem == "The state of step 500 of run parent is not kept any more."
+
+
+def test_forks_are_of_one_seed_group_where_their_parents_are(database: Database) -> None:
+    for seed in (1, 2, 3):
+        _run(database, f"parent{seed}", seed=seed)
+        fork(database, f"fork{seed}", f"parent{seed}", 100, seed=seed, learning_rate=1e-2)
+        _run(database, f"fresh{seed}", seed=seed, learning_rate=1e-2)
+    fork(database, "later", "parent1", 200, seed=1, learning_rate=1e-2)
+    found = seed_groups(database, ["fork1", "fresh1", "later"])
+    assert found == {
+        "fork1": ("fork1", "fork2", "fork3"), "fresh1": ("fresh1", "fresh2", "fresh3"), "later": ("later",),
+    }  # fmt: skip
 
 
 def test_runs_that_differ_in_one_setting_are_their_own_controlled_pair(database: Database) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pandas
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -11,7 +12,8 @@ from hypothesis import strategies as st
 from lab.config import PRESETS, to_json
 from lab.errors import RunError
 from lab.models.parts import training_flops_per_token
-from lab.store import Database, checkpoints, latest, list_runs, metric_names, run_row, series
+from lab.store import Database, checkpoints, latest, list_runs, metric_names, run_row, series, several
+from lab.store.curves import Axis
 
 _numbers = itertools.count()
 
@@ -101,6 +103,28 @@ def test_the_best_so_far_follows_the_direction_of_the_metric(shared: Database) -
 def test_the_sql_of_a_curve_yields_the_same_rows(shared: Database) -> None:
     run_id = _record(shared, list(range(50)), [float(step % 7) for step in range(50)])
     found = series(shared, run_id, "a", max_points=10)
+    with shared.cursor() as cursor:
+        assert cursor.execute(found.attrs["sql"]).df().equals(found)
+
+
+@pytest.mark.parametrize("axis", ["step", "tokens_seen", "elapsed_s", "flops"])
+def test_several_curves_by_one_statement_are_the_curves_one_by_one(shared: Database, axis: Axis) -> None:
+    draw = np.random.default_rng(1)
+    runs = {}
+    for steps in (5, 40, 300, 0):  # of other buckets each; the last has recorded nothing
+        run_id = _record(shared, list(range(3, 3 + steps)), draw.normal(size=steps).tolist())
+        shared.update_run(run_id, n_params=100 + steps)
+        runs[run_id] = f"it's {steps}"
+    _record(shared, [0, 1], [1.0, math.nan])  # nobody asks for it
+    with shared.writing() as cursor:
+        cursor.append("metrics", ["run_id", "step", "name", "value"], [(next(iter(runs)), 9, "a", math.nan)])
+    found = several(shared, runs, "a", axis, max_points=30)
+    assert found.attrs["nonfinite"] == 1
+    for place, (run_id, called) in enumerate(runs.items()):
+        alone = series(shared, run_id, "a", axis, max_points=30)
+        own = found[found["place"] == place].reset_index(drop=True)
+        assert set(own["run"]) <= {called}
+        pandas.testing.assert_frame_equal(own[alone.columns], alone, check_flags=False)
     with shared.cursor() as cursor:
         assert cursor.execute(found.attrs["sql"]).df().equals(found)
 
