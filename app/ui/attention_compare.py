@@ -3,39 +3,65 @@
 import numpy as np
 import pandas as pd
 import streamlit as st
+from numpy.typing import NDArray
 
 from app.ui import state
-from app.ui.attention_heads import KINDS, select_head, selected_head
-from app.ui.heatmaps import draw, layer_heatmap, lines, token_heatmap
+from app.ui.attention_heads import KINDS, draw_weights, matrix_frame, select_head, selected_head
+from app.ui.captures import choose_stored
+from app.ui.heatmaps import draw, layer_heatmap, lines
 from app.ui.looking import Look, look_at
 from app.ui.messages import plain, speaking
 from app.ui.model_choice import Choice, choices, other_choice
+from app.ui.show_sql import show_sql
 from app.ui.words_of_looking import concept, export
 from lab.store import series
 from lab.store.looks import head_history
 
 LISTED = 12
+SOURCES = ["A model or step", "A stored capture"]
 OTHER_KEY = "other"
 """Query parameter: the model to compare with."""
 
 
 def draw_compare(look: Look, choice: Choice) -> None:
     """Choose another model or checkpoint; the same text; the difference of every head."""
-    other = choose_other(choice)
-    if other is None:
-        return
+    layer, _ = selected_head(look.capture.n_layers, look.n_heads)
     with speaking():
-        second = look_at(other, look.text)
-        _draw_difference(look, second)
+        second = choose_second(look, choice, layer=layer)
+        if second is not None:
+            _draw_difference(look, second)
+
+
+def choose_second(look: Look, choice: Choice, *, points: tuple[str, ...] = (), layer: int | None = None) -> Look | None:
+    """What is laid beside a look: another model or step that reads the same text now, or a stored capture of it; None,
+    with a sentence, when that is none.
+
+    Args:
+        points, layer: as in `look_at`.
+
+    Raises:
+        LabError: the other model cannot be opened, or the capture is damaged.
+    """
+    source = st.segmented_control(
+        "Beside it", SOURCES, default=SOURCES[0], required=True, key="second_source", persist_state="session",
+        help="Two models that do not fit into memory together: keep a capture of the first, open the second.",
+    )  # fmt: skip
+    if source != SOURCES[0]:
+        return choose_stored(look)
+    other = choose_other(choice)
+    return None if other is None else look_at(other, look.text, points=points, layer=layer)
 
 
 def choose_other(choice: Choice) -> Choice | None:
     """Another model or step; None, with a sentence, when that is none."""
     labels = choices(only_here=True)
+    if choice.base is not None and not choice.without_adapter:
+        labels = {choice.base: f"{choice.base}, its base"} | labels
     left, right = st.columns(2)
     with left:
         before = st.query_params.get(OTHER_KEY) or st.session_state.get(OTHER_KEY)
-        st.session_state["other_pick"] = before if before in labels else choice.model
+        first = choice.base if choice.base is not None and not choice.without_adapter else choice.model
+        st.session_state["other_pick"] = before if before in labels else first
         picked = st.selectbox(
             "Compare with", list(labels), format_func=lambda model: labels.get(model, model), key="other_pick",
             on_change=_other_picked, help="A model with the same shape and tokenizer; or another step of the same run.",
@@ -72,7 +98,11 @@ def _draw_difference(one: Look, two: Look) -> None:
             f"{one.title} and {two.title} read this text as different tokens, so their heads cannot be laid side by "
             "side: compare two checkpoints of a run, or a base and a tuned model."
         )
-    difference = head_difference(one.capture.attention, two.capture.attention).cpu().numpy()
+    if one.is_whole and two.is_whole:
+        difference = head_difference(one.capture.attention, two.capture.attention).cpu().numpy()
+    else:
+        difference = _kept_difference(one, two)
+        st.caption("Of a long text the weights of one layer's heads are kept, so those are compared.")
     left, right = st.columns([5, 7], gap="medium")
     with left:
         st.markdown("**How much each head changed**, in bits")
@@ -82,7 +112,8 @@ def _draw_difference(one: Look, two: Look) -> None:
             "Jensen–Shannon difference of the two patterns, mean over the text: 0 the same, 1 nothing in common. "
             f"Largest first below. {concept('attention')}"
         )
-        order = np.argsort(-difference, axis=None)[:LISTED]
+        order = np.argsort(-np.nan_to_num(difference, nan=-1.0), axis=None)[:LISTED]
+        order = order[np.isfinite(difference.ravel()[order])]
         with st.container(horizontal=True, gap="small"):
             for layer, head in zip(*np.unravel_index(order, difference.shape), strict=True):
                 st.button(
@@ -96,9 +127,24 @@ def _draw_difference(one: Look, two: Look) -> None:
         layer, head = selected_head(one.capture.n_layers, one.n_heads)
         st.markdown(f"**Head {layer}.{head}**: {plain(two.title)} minus {plain(one.title)}")
         change = two.pattern(layer, head) - one.pattern(layer, head)
-        figure = token_heatmap(change, one.tokens, diverging=True)
-        draw(figure, key="difference_head", name=f"difference-{layer}.{head}")
+        file = f"difference-{one.file_name}-{two.file_name}-{layer}.{head}"
+        draw_weights(change, one, key="difference_head", name=file, diverging=True)
         st.caption("Red: the other model looks there more. Blue: less. White: alike.")
+        export(lambda: matrix_frame(change, one.tokens), name=file, key="difference_head_csv")
+
+
+def _kept_difference(one: Look, two: Look) -> NDArray[np.float64]:
+    """As `head_difference`, of the heads whose weights both keep; NaN for the others: [layer, head]."""
+    from lab.analysis.heads import jensen_shannon
+    from lab.errors import ModelError
+
+    found = np.full((one.capture.n_layers, one.n_heads), np.nan)
+    for layer, head in set(one.kept_heads) & set(two.kept_heads):
+        weights = [look.capture.pattern(layer, head).cpu() for look in (one, two)]
+        found[layer, head] = float(jensen_shannon(*weights).mean())
+    if np.isnan(found).all():
+        raise ModelError("The two have no head whose weights both keep: choose a head of the same layer in both.")
+    return found
 
 
 def draw_history(choice: Choice) -> None:
@@ -129,9 +175,11 @@ def draw_history(choice: Choice) -> None:
         {"validation loss": loss["last"]}, loss["step"], x_title="step", y_title="nats per token", height=200
     )
     draw(figure, key="history_loss", name="validation-loss")
+    export(loss, name="validation-loss", key="history_loss_csv")
     st.caption(
         "At each evaluation the model read random tokens said twice; the six heads that rose most are drawn. Look for "
         "one that jumps, and what the loss does then; set the checkpoint slider to before and after. "
         f"{concept('induction-heads')}"
     )
     export(frame.drop(columns="name"), name=f"head-history-{kind}", key="history_csv")
+    show_sql(frame.attrs["sql"])

@@ -15,6 +15,8 @@ from app.ui.show_sql import show_sql
 from lab.store import config_diff, metric_info
 from lab.store.comparison import MOST
 from lab.store.cursor import Cursor
+from lab.store.settings import ORIGIN
+from lab.store.sql_text import literal
 
 FIRST = ("val/loss", "train/loss", "val/bits_per_byte", "train/grad_norm", "train/learning_rate")
 """Figures in the order in which they are offered; all others follow by name."""
@@ -78,6 +80,7 @@ def _draw_curves(names: Mapping[str, str], recorded: Sequence[str]) -> None:
                     part = state.read(overlay_data, names, name, style, points=150)
                     title = (info.get(name) or {}).get("unit") or name
                     st.altair_chart(overlay(part, style=style, y_title=title, height=170, legend=False))
+                    show_sql(part.attrs["sql"])
 
 
 def _draw_style() -> Style:
@@ -170,8 +173,27 @@ def _draw_parallel(names: Mapping[str, str], different: pd.DataFrame) -> None:
         return
     values = different.T.join(results, how="left")[axes].rename(index=dict(names))
     st.altair_chart(parallel_coordinates(values))
+    show_sql(parallel_sql(names, axes))
     st.caption(
         "Lines that run alike from a setting to the loss tell that it matters; lines that cross, that it does not."
+    )
+
+
+def parallel_sql(names: Mapping[str, str], axes: Sequence[str]) -> str:
+    """The statement that yields what the parallel coordinates show: one row per run, one column per axis."""
+    columns = []
+    for axis in axes:
+        if "/" in axis:
+            totals = f"SELECT last_value FROM metric_totals t WHERE t.run_id = r.run_id AND t.name = {literal(axis)}"
+            columns.append(f'({totals}) AS "{axis}"')
+        elif axis == ORIGIN:
+            columns.append(f"r.parent_run_id || '@' || r.parent_step AS {axis}")
+        else:
+            columns.append(f"json_extract_string(r.config, '$.*.{axis}')[1] AS {axis}")
+    chosen = ", ".join(literal(run_id) for run_id in names)
+    return (
+        "SELECT r.name,\n       " + ",\n       ".join(columns) + f"\nFROM runs r\nWHERE r.run_id IN ({chosen})\n"
+        f"ORDER BY list_position([{chosen}], r.run_id)"
     )
 
 

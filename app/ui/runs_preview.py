@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 
+import pandas as pd
+
 from app.ui import palette, state
 from app.ui.live_chart import Chart, Line, live_chart
 from app.ui.run_charts import points
 from app.ui.runs_actions import names_of
-from lab.store import series
-from lab.store.cursor import Cursor
+from app.ui.show_sql import show_sql
+from lab.store import several
 
 METRIC = "val/loss"
 MOST = len(palette.OTHERS)
@@ -18,7 +20,10 @@ _POINTS = 200
 def draw_preview(run_ids: Sequence[str]) -> None:
     """Their curves, one line each."""
     names = names_of(run_ids[:MOST])
-    lines = state.read(_lines, names)
+    if not names:
+        return
+    curves = state.read(several, names, METRIC, max_points=_POINTS)
+    lines = _lines(curves, names)
     if all(line.points.empty for line in lines):
         return
     more = f"The first {MOST} of the {len(run_ids)} marked. " if len(run_ids) > MOST else ""
@@ -33,13 +38,11 @@ def draw_preview(run_ids: Sequence[str]) -> None:
         ),
         key="runs_preview",
     )
+    show_sql(curves.attrs["sql"])
 
 
-def _lines(cursor: Cursor, names: dict[str, str]) -> list[Line]:
+def _lines(curves: pd.DataFrame, names: dict[str, str]) -> list[Line]:
     return [
-        Line(
-            name=name, points=points(series(cursor, run_id, METRIC, "step", _POINTS)), colour=palette.OTHERS[place],
-            exact=True,
-        )
-        for place, (run_id, name) in enumerate(names.items())
-    ]  # fmt: skip
+        Line(name=name, points=points(curves[curves["place"] == place]), colour=palette.OTHERS[place], exact=True)
+        for place, name in enumerate(names.values())
+    ]

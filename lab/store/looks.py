@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from lab.store.database import Database
 from lab.store.rows import complete
 from lab.store.source import Source, cursor_of
+from lab.store.sql_text import with_values
 from lab.store.tables import columns
 
 if TYPE_CHECKING:
@@ -30,13 +31,15 @@ def put_look(
 
 
 def head_history(source: Source, run_id: str, name: str, text: str) -> "pandas.DataFrame":
-    """One figure of every head over a run: step, layer, head, value."""
+    """One figure of every head over a run: step, layer, head, value. `attrs`: sql, which yields the same rows."""
     sql = """
         SELECT step, layer, head, any_value(value) AS value FROM head_stats
         WHERE run_id = ? AND name = ? AND text = ? GROUP BY ALL ORDER BY step, layer, head
     """
     with cursor_of(source) as cursor:
-        return cursor.execute(sql, [run_id, name, text]).df()
+        frame = cursor.execute(sql, [run_id, name, text]).df()
+    frame.attrs = {"sql": with_values(sql, [run_id, name, text])}
+    return frame
 
 
 def layer_history(source: Source, run_id: str, point: str, name: str, text: str) -> "pandas.DataFrame":

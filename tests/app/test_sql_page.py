@@ -13,9 +13,11 @@ from app.ui.live_chart import Look
 from app.ui.run_charts import AXES, loss_chart
 from app.ui.run_details import chart_statement
 from app.ui.run_page import other_charts
+from app.ui.runs_compare import parallel_sql
 from app.ui.sql_console import schema
 from app.ui.sql_examples import EXAMPLES
 from app.ui.sql_result import MOST_POINTS, _parquet, chart_of, thinned
+from lab.config import PRESETS
 from lab.engine import Engine
 from lab.store import run_sql
 from lab.store.saved import saved_queries, sql_history
@@ -175,6 +177,15 @@ def test_the_sql_of_a_comparison_yields_the_rows_that_are_drawn(engine: Engine, 
     assert list(asked["mean"]) == list(data["raw"])
     assert list(asked["x"]) == list(data["x"])
     assert list(asked["best" if style.best else "mean"]) == list(data["drawn"])
+
+
+def test_the_sql_of_parallel_coordinates_yields_a_row_per_run_and_a_column_per_axis(engine: Engine) -> None:
+    names = {keep(engine, "one", learning_rate=0.01): "one", keep(engine, "two", ends_at=3.0): "two"}
+    asked = run_sql(parallel_sql(names, ["learning_rate", "corpus", "began_from", "val/loss"])).frame().fillna("")
+    rates = ["0.01", str(PRESETS["pocket"].optim.learning_rate)]
+    assert list(asked.itertuples(index=False, name=None)) == [
+        (name, rate, "tiny", "", loss) for name, rate, loss in zip(["one", "two"], rates, [2.0, 3.0], strict=True)
+    ]
 
 
 def test_a_result_with_steps_becomes_a_line_per_run() -> None:

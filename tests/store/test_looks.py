@@ -28,6 +28,8 @@ def test_a_runs_heads_come_back_by_step(database: Database, run_dir: RunDir, rec
     found = head_history(database, run_dir.run_id, "induction", "t")
     assert found["step"].tolist() == [0, 0, 10, 10, 20, 20]
     assert found["value"].tolist() == pytest.approx([0, 0, 0.1, 0.2, 0.2, 0.4])
+    with database.cursor() as cursor:
+        assert cursor.execute(found.attrs["sql"]).df().equals(found)
 
 
 def test_sql_tells_which_heads_score_rose_most(database: Database, recorder: DatabaseRecorder) -> None:
