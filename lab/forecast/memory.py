@@ -240,7 +240,7 @@ def _forecast(config: PretrainConfig, device: Device, notes: tuple[str, ...]) ->
         device=device,
         peak=peak,
         phases=phases,
-        curve=_curve(step),
+        curve=curve_of(step),
         checkpoint_bytes=int(step.live[-1, KINDS.index("checkpoint_copy")]),
         modelled=modelled(device, peak.bytes),
         notes=notes,
@@ -318,7 +318,7 @@ def _with_optimizer(moment: Moment, optimizer: int) -> Moment:
     return Moment(moment.phase, moment.bytes + optimizer, kinds, moment.layer, moment.module, moment.line)
 
 
-def _curve(timeline: Timeline) -> tuple[CurvePoint, ...]:
+def curve_of(timeline: Timeline) -> tuple[CurvePoint, ...]:
     """The highest moment of each stretch that lies in one layer; outside of the layers in one file."""
     points: list[CurvePoint] = []
     last, best = None, -1

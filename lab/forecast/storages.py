@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.hooks import RemovableHandle
 
 from lab.forecast.kinds import Kind
 from lab.forecast.rules import DeviceRules
@@ -119,18 +120,24 @@ class StorageTracker(TorchDispatchMode):
         finally:
             self.phase, self._last_layer = before, None
 
-    def follow_modules(self, model: nn.Module, vocabulary: int) -> None:
-        """Know which module is at work. Hooks on this model only: global ones would see a training run too."""
+    def follow_modules(self, model: nn.Module, vocabulary: int) -> list[RemovableHandle]:
+        """Know which module is at work. Hooks on this model only: global ones would see a training run too.
+
+        Returns:
+            What takes the hooks away again.
+        """
         self._vocabulary = vocabulary
+        hooks: list[RemovableHandle] = []
         for name, module in model.named_modules():
             if name:
-                module.register_forward_pre_hook(self._enter(name))
-                module.register_forward_hook(self._leave, always_call=True)
+                hooks.append(module.register_forward_pre_hook(self._enter(name)))
+                hooks.append(module.register_forward_hook(self._leave, always_call=True))
         for parameter in model.parameters():
             if parameter.requires_grad:
                 if parameter.dim() > 1:
                     self.log.trained_matrices.add(tuple(parameter.shape))
-                parameter.register_post_accumulate_grad_hook(lambda p: self.mark(p.grad, "gradients"))
+                hooks.append(parameter.register_post_accumulate_grad_hook(lambda p: self.mark(p.grad, "gradients")))
+        return hooks
 
     def mark(self, tensor: Tensor | None, kind: Kind) -> None:
         """Say what a tensor's storage is. One that nobody has seen yet counts from here on."""
@@ -159,10 +166,15 @@ class StorageTracker(TorchDispatchMode):
         if func in _IN_PLACE:  # changes numbers only, and there are none
             return args[0]
         result = func(*args, **(kwargs or {}))
+        self._follow(func, args, result)
+        return result
+
+    def _follow(self, func: Any, args: tuple, result: Any) -> None:
+        """Count what an operation has made."""
         new = [(tensor, storage) for tensor in _tensors(result) if (storage := self._unseen(tensor)) is not None]
         workspace = self.rules.workspace(func, args, result)
         if not new and not workspace:
-            return result
+            return
         self.log.places.append(self._place())
         self.log.workspaces.append(workspace)
         kind: Kind | None = None
@@ -170,7 +182,6 @@ class StorageTracker(TorchDispatchMode):
             kind = "weight_copies" if source.kind in ("weights", "adapters") else None
         for tensor, storage in new:
             self._add(tensor, storage, kind)
-        return result
 
     def _unseen(self, tensor: Tensor) -> torch.UntypedStorage | None:
         storage = tensor.untyped_storage()

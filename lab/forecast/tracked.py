@@ -1,0 +1,95 @@
+"""The same count on a real step: what a run's first step really held, to be laid over what the replay said of it.
+
+On a CPU nothing else tells. Resident memory is that of a whole process, which keeps what it once had and rounds it up;
+for a small run it says little. The tracker sees each tensor of the step, and those of no other thread.
+"""
+
+import weakref
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, cast
+
+from torch import Tensor
+
+from lab.forecast.memory import CurvePoint, curve_of
+from lab.forecast.replay import mark_state
+from lab.forecast.rules import CPU
+from lab.forecast.storages import Storage, StorageTracker
+from lab.forecast.timeline import Timeline, timeline
+from lab.training.trainer import Trainer
+
+
+class TrackedStep:
+    """One real step; without figures until it has been taken."""
+
+    timeline: Timeline | None = None
+
+    @property
+    def peak_bytes(self) -> int | None:
+        """Most bytes of tensors at one time."""
+        return None if self.timeline is None else self.timeline.peak_bytes
+
+    @property
+    def curve(self) -> tuple[CurvePoint, ...]:
+        return () if self.timeline is None else curve_of(self.timeline)
+
+
+class RealTracker(StorageTracker):
+    """Follows the storages of real tensors on a CPU: every operation is done, and none is changed."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        for tensor in _nested(args):
+            self._pass_over(tensor)
+        result = func(*args, **(kwargs or {}))
+        self._follow(func, args, result)
+        return result
+
+    def _pass_over(self, tensor: Tensor) -> None:
+        """What an operation is given though none has made it was there before: token ids where NumPy put them."""
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key not in self._known:
+            self._known[key] = Storage(0, 0, None, ())
+            self._watch[key] = weakref.ref(storage, self._freed(key))
+
+
+@contextmanager
+def tracked(trainer: Trainer) -> Iterator[TrackedStep]:
+    """Within this the trainer is to take one step; afterwards what is yielded knows what the step held.
+
+    The state that a first update makes counts from the start, as in every later step and in the replay.
+    """
+    tracker, found = RealTracker(CPU), TrackedStep()
+    task = cast(Any, trainer.task)
+    model = task.model
+    for tensor in (*model.parameters(), *model.buffers()):
+        tracker.mark(tensor, "weights")
+    mark_state(trainer, tracker)
+    vocabulary = max(len(parameter) for parameter in model.parameters())  # the rows of the output layer
+    hooks = tracker.follow_modules(model, vocabulary)
+    loss_sum = task.loss_sum
+
+    def followed(batch: Any) -> Tensor:
+        tracker.begin_forward(task.dropout_clock.micro_step)
+        return cast(Tensor, loss_sum(batch))
+
+    task.loss_sum = followed
+    try:
+        with tracker, tracker.during("forward"):
+            yield found
+        mark_state(trainer, tracker)
+    finally:
+        del task.loss_sum  # the method of its class again
+        for hook in hooks:
+            hook.remove()
+    found.timeline = timeline(tracker.log)
+
+
+def _nested(args: Any) -> Iterator[Tensor]:
+    if isinstance(args, Tensor):
+        yield args
+    elif isinstance(args, (tuple, list)):
+        for item in args:
+            yield from _nested(item)
