@@ -246,9 +246,13 @@ class Engine:
 
     # -- writing text -----------------------------------------------------------------------------------
 
-    def generate(self, ref: str, prompt: str, sampling: "Sampling") -> str:
-        """Begin to write with a run's model in the background; returns an id to ask with."""
-        return self._generations.begin(ref, prompt, sampling)
+    def generate(self, ref: str, prompt: str, sampling: "Sampling", precision: str = "auto") -> str:
+        """Begin to write in the background with a run's model, a pulled one or an adapter; returns an id to ask with.
+
+        Args:
+            precision: of a model that was not trained here; the one it is open in, or it is opened again.
+        """
+        return self._generations.begin(ref, prompt, sampling, precision)
 
     def generation(self, generation_id: str) -> Generation:
         """How far a text has come."""

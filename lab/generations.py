@@ -25,6 +25,7 @@ class Generation:
 
     ref: str
     prompt: str
+    precision: str = "auto"
     pieces: "list[GeneratedPiece]" = field(default_factory=list)
     step: int | None = None
     """The step of the weights that write; None until they are loaded, and for a model that was not trained here."""
@@ -45,10 +46,15 @@ class Generations:
         self._all: dict[str, Generation] = {}
         self._turn = threading.Lock()
 
-    def begin(self, ref: str, prompt: str, sampling: "Sampling") -> str:
-        """Start writing; returns the id of the text."""
+    def begin(self, ref: str, prompt: str, sampling: "Sampling", precision: str = "auto") -> str:
+        """Start writing; returns the id of the text.
+
+        Args:
+            ref: any model that a session can open.
+            precision: of a model that was not trained here.
+        """
         generation_id = secrets.token_hex(6)
-        self._all[generation_id] = generation = Generation(ref, prompt)
+        self._all[generation_id] = generation = Generation(ref, prompt, precision)
         for old in list(self._all)[:-KEPT]:
             del self._all[old]
         threading.Thread(
@@ -89,7 +95,7 @@ class Generations:
         from lab.training.threads import use_threads
 
         use_threads(1)  # a training beside it keeps its cores
-        session = shelf.get(generation.ref)
+        session = shelf.get(generation.ref, precision=generation.precision)  # type: ignore[arg-type]
         generation.step = session.step
         for piece in session.generate(generation.prompt, sampling, stop=lambda: generation.stop_asked):
             generation.pieces.append(piece)

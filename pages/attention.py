@@ -3,12 +3,13 @@
 import streamlit as st
 
 from app.ui.attention_compare import draw_compare, draw_history
-from app.ui.attention_heads import draw_heads, draw_kinds, draw_tokens
+from app.ui.attention_heads import draw_heads, draw_kinds, draw_tokens, selected_head
 from app.ui.attention_more import draw_ablation, draw_rollout
+from app.ui.captures import draw_keep
 from app.ui.looking import ask_for_text, draw_badge, look_at, model_facts, open_model
+from app.ui.looking_writes import draw_writing
 from app.ui.messages import speaking
 from app.ui.model_choice import Choice, choose_model, choose_step, draw_missing
-from app.ui.open_links import generate_link
 from app.ui.words_of_looking import read_more
 
 VIEWS = ["Kinds of heads", "Over training", "Compare", "Switch heads off", "Rollout"]
@@ -16,11 +17,12 @@ VIEWS = ["Kinds of heads", "Over training", "Compare", "Switch heads off", "Roll
 
 def show(choice: Choice, text: str) -> None:
     """In a function: a page's top-level names live until the process ends, and would hold the model."""
-    look = look_at(choice, text)
     session = open_model(choice)
+    layer, _ = selected_head(session.anatomy.n_layers, session.anatomy.n_heads)
+    look = look_at(choice, text, layer=layer)
     draw_badge(look, model_facts(session))
+    draw_keep(look, session)
     choose_step(choice)
-    generate_link(choice)
     draw_tokens(look)
     draw_heads(look, session.anatomy.n_kv_heads)
     view = st.segmented_control(
@@ -37,6 +39,7 @@ def show(choice: Choice, text: str) -> None:
         draw_ablation(look, session)
     else:
         draw_rollout(look)
+    draw_writing(choice)
     read_more("attention", "induction-heads")
 
 

@@ -2,10 +2,11 @@
 
 import streamlit as st
 
+from app.ui.captures import draw_keep
 from app.ui.looking import ALL_POINTS, ask_for_text, draw_badge, look_at, model_facts, open_model
+from app.ui.looking_writes import draw_writing
 from app.ui.messages import speaking
 from app.ui.model_choice import Choice, choose_model, choose_step, draw_missing
-from app.ui.open_links import generate_link
 from app.ui.probing_answers import draw_attribution
 from app.ui.probing_lens import draw_lens
 from app.ui.probing_patching import draw_patching
@@ -24,8 +25,8 @@ def show(choice: Choice, text: str) -> None:
     look = look_at(choice, text, points=ALL_POINTS)
     session = open_model(choice)
     draw_badge(look, model_facts(session))
+    draw_keep(look, session)
     choose_step(choice)
-    generate_link(choice)
     view = st.segmented_control(
         "View", VIEWS, default=VIEWS[0], required=True, key="probing_view", bind="query-params",
         label_visibility="collapsed",
@@ -44,6 +45,7 @@ def show(choice: Choice, text: str) -> None:
         draw_probes(session, choice)
     else:
         draw_similarity(look, choice)
+    draw_writing(choice)
     read_more("residual-stream", "lenses-and-probes")
 
 

@@ -6,8 +6,8 @@ import streamlit as st
 from numpy.typing import NDArray
 
 from app.ui.head_grid import head_grid, tips
-from app.ui.heatmaps import brightest, draw, shorten, token_heatmap
-from app.ui.looking import Look
+from app.ui.heatmaps import brightest, draw, pooled, shorten, token_heatmap
+from app.ui.looking import MOST_WHOLE, Look
 from app.ui.messages import plain
 from app.ui.token_arcs import token_arcs
 from app.ui.words_of_looking import concept, definitions, export
@@ -28,6 +28,9 @@ SHORT = {
     "entropy": "spread", "distance": "distance",
 }  # fmt: skip
 LISTED = 12
+PART = 256
+"""Tokens of a long text that are shown one by one."""
+_PART_KEY = "text_part"
 
 
 def selected_head(n_layers: int, n_heads: int) -> tuple[int, int]:
@@ -81,14 +84,45 @@ def _draw_one(look: Look, layer: int, head: int) -> None:
         weights = look.mean_pattern(layer)
         title = f"layer {layer}, mean over its heads"
     st.markdown(f"**{title[0].upper()}{title[1:]}** · rows look at columns, each row sums to 1")
-    top = brightest(weights, skip_first_key=without_first)
     file = f"attention-{look.file_name}-{layer}.{head if mean == 'This head' else 'mean'}"
-    draw(token_heatmap(weights, look.tokens, top=top), key="head_large", name=file)
+    draw_weights(weights, look, key="head_large", name=file, without_first=without_first)
     st.caption(
         "Rows near the top have few tokens to look at and are bright for it; colours end at the largest weight "
         "of the other rows. Point at a cell for its value."
     )
-    export(matrix_frame(weights, look.tokens), name=file, key="head_csv")
+    export(lambda: matrix_frame(weights, look.tokens), name=file, key="head_csv")
+
+
+def draw_weights(
+    weights: NDArray[np.floating], look: Look, *, key: str, name: str, without_first: bool = False,
+    diverging: bool = False,
+) -> None:  # fmt: skip
+    """One head's weights, or a difference of two: whole, or of a long text the overview or the part that is chosen."""
+    tokens, names = look.tokens, None
+    if len(tokens) > MOST_WHOLE:
+        view = st.segmented_control(
+            "Of the long text", ["Overview", "The chosen part"], default="Overview", required=True, key=f"{key}_view",
+            persist_state="session",
+        )  # fmt: skip
+        if view == "Overview":
+            weights, short, names = pooled(weights, tokens, PART)
+            tokens = tuple(short)
+            st.caption(f"A cell stands for {-(-len(look.tokens) // PART)} tokens each way, with the largest weight.")
+        else:
+            part = chosen_part(look)
+            weights, tokens = weights[part, part], tokens[part]
+            names = [f"{place} {look.tokens[place]}" for place in range(part.start, part.stop)]
+    top = float(np.abs(weights).max()) if diverging else brightest(weights, skip_first_key=without_first)
+    draw(token_heatmap(weights, tokens, names=names, top=top, diverging=diverging), key=key, name=name)
+
+
+def chosen_part(look: Look) -> slice:
+    """The tokens that are shown one by one: all, or of a long text those that `draw_tokens` lets choose."""
+    count = len(look.tokens)
+    if count <= MOST_WHOLE:
+        return slice(0, count)
+    start = min(st.session_state.get(_PART_KEY, 0), count - PART)
+    return slice(start, start + PART)
 
 
 def draw_tokens(look: Look) -> None:
@@ -99,7 +133,17 @@ def draw_tokens(look: Look) -> None:
             f"**{len(look.tokens)} tokens** as the model sees them · arcs of head {layer}.{head}", width="content"
         )
         backwards = st.toggle("Who looks at it", key="arcs_backwards", persist_state="session")
-    token_arcs(look.tokens, look.pattern(layer, head), key="arcs", backwards=backwards)
+        if len(look.tokens) > MOST_WHOLE:
+            starts = [*range(0, len(look.tokens) - PART, PART // 2), len(look.tokens) - PART]
+            if st.session_state.get(_PART_KEY) not in starts:
+                st.session_state[_PART_KEY] = starts[0]
+            st.select_slider(
+                "The chosen part", starts, key=_PART_KEY, persist_state="session", width=360,
+                format_func=lambda start: f"{start:,} to {start + PART - 1:,}",
+                help="Of a long text this part is shown token by token; arcs within it.",
+            )  # fmt: skip
+    part = chosen_part(look)
+    token_arcs(look.tokens[part], look.pattern(layer, head)[part, part], key="arcs", backwards=backwards)
     st.caption("Click a token: arcs and colour show what it takes from (at most 12 arcs, from 0.01 on). ␣ is a space.")
 
 
@@ -158,17 +202,17 @@ def chance(look: Look, kind: str) -> str:
     """What a head that spreads its attention evenly would get on this text."""
     from lab.analysis import heads
 
-    scores = {
-        "induction": heads.induction_score,
-        "previous_token": heads.previous_token_score,
-        "duplicate_token": heads.duplicate_token_score,
+    targets = {
+        "induction": heads.induction_targets,
+        "previous_token": heads.previous_token_targets,
+        "duplicate_token": heads.duplicate_token_targets,
     }
-    if kind not in scores:
+    if kind not in targets:
         return ""
-    score = scores[kind](look.capture.attention[0], look.ids)
-    if not score.n_queries:
+    share, n_queries = heads.even_spread(targets[kind](look.ids))
+    if not n_queries:
         return ""
-    return f"A head that spreads evenly would get {score.chance:.2f}; {score.n_queries} tokens of this text are judged."
+    return f"A head that spreads evenly would get {share:.2f}; {n_queries:,} tokens of this text are judged."
 
 
 def token_choice(label: str, look: Look, *, key: str, help: str | None = None) -> int:

@@ -8,7 +8,7 @@ import streamlit as st
 
 from app.ui.attention_heads import matrix_frame, select_head, selected_head
 from app.ui.heatmaps import draw, layer_heatmap, token_heatmap
-from app.ui.looking import Look
+from app.ui.looking import MOST_WHOLE, Look
 from app.ui.messages import plain, speaking
 from app.ui.words_of_looking import concept, export
 
@@ -23,6 +23,9 @@ def draw_rollout(look: Look) -> None:
     """How much of each input token has reached each place."""
     from lab.analysis.attention import rollout
 
+    if not look.is_whole:
+        st.info(f"Rollout needs the weights of every layer at once: take a text of at most {MOST_WHOLE} tokens.")
+        return
     n_layers = look.capture.n_layers
     layer = n_layers - 1
     if n_layers > 1:
@@ -34,7 +37,7 @@ def draw_rollout(look: Look) -> None:
         "moved things: half stays, half is fetched by the mean of the heads, layer upon layer. A rough map: it knows "
         f"nothing of what values carry, nor of the feed-forward. {concept('attention')}"
     )
-    export(matrix_frame(reached, look.tokens), name=f"rollout-{look.file_name}-{layer}", key="rollout_csv")
+    export(lambda: matrix_frame(reached, look.tokens), name=f"rollout-{look.file_name}-{layer}", key="rollout_csv")
 
 
 def draw_ablation(look: Look, session: "ModelSession") -> None:
@@ -83,13 +86,15 @@ def _draw_loss(look: Look, session: "ModelSession", heads: list[tuple[int, int]]
             )  # fmt: skip
             draw(figure, key="off_tokens", name=f"heads-off-{look.file_name}")
             st.caption("Red: this token became harder to foresee without the heads. Blue: easier.")
-    rows = [
+            rows = {"token": look.tokens[1:], "loss_change_nats": change}
+            export(pd.DataFrame(rows), name=f"heads-off-{look.file_name}", key="off_csv")
+    likely = [
         {"next token": session.tokenizer.label(token), "with all heads": before, "without": after}
         for token, before, after in found.biggest_changes(8)
     ]
     st.markdown("**The next token after the text**, largest changes of probability first")
     st.dataframe(
-        pd.DataFrame(rows), hide_index=True, width=560,
+        pd.DataFrame(likely), hide_index=True, width=560,
         column_config={name: st.column_config.NumberColumn(format="percent") for name in ("with all heads", "without")},
     )  # fmt: skip
 

@@ -67,7 +67,7 @@ def draw_generation(run_id: str, checkpoints: list[CheckpointInfo], *, opening: 
             args=(run_id, step, prompt, {"temperature": temperature, **sampling}),
         )
         if writing_now:
-            st.button("Stop", key="generate_stop", on_click=_stop)
+            st.button("Stop", key="generate_stop", on_click=stop)
     draw_text()
 
 
@@ -120,16 +120,22 @@ def current() -> "Generation | None":
 
 
 def _generate(run_id: str, step: int, prompt: str, sampling: dict[str, float | None]) -> None:
+    begin(run_id if step == NEWEST else f"{run_id}@{step}", prompt, sampling)
+
+
+def begin(ref: str, prompt: str, sampling: dict[str, float | None], precision: str = "auto") -> None:
+    """Ask the engine for a text, and remember which. For callbacks."""
+
     def ask() -> str:
         from lab.models.sampling import Sampling  # here: it brings torch along, and the page must paint without
 
-        ref = run_id if step == NEWEST else f"{run_id}@{step}"
-        return get_engine().generate(ref, prompt, Sampling(**sampling))  # type: ignore[arg-type]
+        return get_engine().generate(ref, prompt, Sampling(**sampling), precision)  # type: ignore[arg-type]
 
     started = attempt(ask)
     if started is not None:
         st.session_state[_ID] = started
 
 
-def _stop() -> None:
+def stop() -> None:
+    """End the text that this person asked for last. For callbacks."""
     attempt(lambda: get_engine().stop_generation(st.session_state[_ID]))

@@ -44,15 +44,21 @@ def _escaped(text: str) -> str:
 
 
 def token_heatmap(
-    weights: NDArray[np.floating], tokens: Sequence[str], *, top: float | None = None, diverging: bool = False
+    weights: NDArray[np.floating],
+    tokens: Sequence[str],
+    *,
+    names: Sequence[str] | None = None,
+    top: float | None = None,
+    diverging: bool = False,
 ) -> go.Figure:
     """Attention: queries downwards, keys to the right, [query_pos, key_pos].
 
     Args:
+        names: of each place, in full; its number and token when left out.
         top: the weight that gets the brightest colour; `brightest` when left out.
         diverging: differences, centred at 0.
     """
-    names = places(tokens)
+    names = places(tokens) if names is None else names
     shown = weights.astype(np.float64)
     future = np.triu(np.ones(shown.shape, dtype=bool), 1)
     shown = np.where(future, np.nan, shown)
@@ -77,6 +83,27 @@ def token_heatmap(
     )  # fmt: skip
     figure.update_layout(height=560, margin={"l": 8, "r": 8, "t": 8, "b": 8}, dragmode="zoom")
     return figure
+
+
+def pooled(
+    weights: NDArray[np.floating], tokens: Sequence[str], most: int
+) -> tuple[NDArray[np.floating], list[str], list[str]]:
+    """A long text's weights in at most `most` rows and columns: of the cells that fall together the one that is
+    furthest from 0, so that a thin line stays a line.
+
+    Returns:
+        The weights, the first token of each place, and its name in full.
+    """
+    length = len(tokens)
+    size = -(-length // most)
+    starts = np.arange(0, length, size)
+    flat = np.abs(np.tril(weights))
+    largest = np.maximum.reduceat(np.maximum.reduceat(flat, starts, axis=0), starts, axis=1)
+    if (weights < 0).any():  # a difference: the sign of what is furthest from 0
+        high = np.maximum.reduceat(np.maximum.reduceat(np.tril(weights), starts, axis=0), starts, axis=1)
+        largest = np.where(high >= largest, largest, -largest)
+    names = [f"{start}–{min(start + size, length) - 1} {tokens[start]} …" for start in starts]
+    return largest, [tokens[start] for start in starts], names
 
 
 def brightest(weights: NDArray[np.floating], *, skip_first_key: bool = False) -> float:

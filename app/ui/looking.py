@@ -6,10 +6,10 @@ the person first asks to look.
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import streamlit as st
 
@@ -31,15 +31,22 @@ if TYPE_CHECKING:
     from lab.sessions import ModelSession
 
 Made = TypeVar("Made")
+Keep = Literal["all"] | Sequence[tuple[int, int]]
+"""Whose weights a capture keeps: all heads', or those of chosen ones as (layer, head)."""
 
 DEFAULT_TEXT = "Long live the king. The king is dead, long live the king."
-MOST_TOKENS = 512
+MOST_WHOLE = 512
+"""Tokens of which every head's weights are kept; of a longer text all figures, and the weights of one layer's heads."""
+MOST_TOKENS = 4_096
 BUDGET = 1 << 30
-"""Bytes that one capture may hold; predicted before it is made."""
+"""Bytes that one capture may take; predicted before it is made."""
+_WORKING = 12
+"""Bytes per weight of one layer that the model takes while it works them out: scores, softmax and result."""
 ALL_POINTS = ("pre_attn", "post_attn", "post_ffn", "delta_attn", "delta_ffn")
 TEXT_KEY, LOOK_KEY = "text", "look"
 """Query parameters and session keys: what is read, and that the person has asked to look."""
 _LONGEST_ADDRESS = 400
+_PICTURE = "picture"
 _CORPUS_CHARACTERS = 200_000
 
 
@@ -68,18 +75,36 @@ class Look:
     def ids(self) -> "Tensor":
         return self.capture.ids
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether the weights of all heads are here; of a long text those of chosen heads are."""
+        return bool(self.capture.attention)
+
+    @property
+    def kept_heads(self) -> "Sequence[tuple[int, int]]":
+        """Heads whose weights are here, as (layer, head)."""
+        if not self.is_whole:
+            return list(self.capture.heads)
+        return [(layer, head) for layer in range(self.capture.n_layers) for head in range(self.n_heads)]
+
     @cached_property
     def figures(self) -> dict[str, "NDArray[np.float64]"]:
         """Every figure of every head: name -> [layer, head]."""
         from lab.analysis.heads import head_stats
 
-        stats = head_stats(self.capture.attention, self.ids, windows=self.capture.windows)
+        stats: Mapping[str, Tensor]
+        if self.is_whole:
+            stats = head_stats(self.capture.attention, self.ids, windows=self.capture.windows)
+        else:
+            stats = {name: values for name, values in self.capture.summary.items() if name != _PICTURE}
         return {name: values.double().cpu().numpy() for name, values in stats.items()}
 
     @cached_property
     def pictures(self) -> "NDArray[np.uint8]":
         """A small picture of each head: [layer, head, size, size]."""
-        return thumbnails(self.capture.attention)
+        if self.is_whole:
+            return thumbnails(self.capture.attention)
+        return self.capture.summary[_PICTURE].cpu().numpy()
 
     def pattern(self, layer: int, head: int) -> "NDArray[np.float32]":
         """One head's weights: [query_pos, key_pos]."""
@@ -87,11 +112,13 @@ class Look:
 
     def mean_pattern(self, layer: int) -> "NDArray[np.float32]":
         """The mean over a layer's heads: [query_pos, key_pos]."""
-        return self.capture.attention[layer][0].float().mean(0).cpu().numpy()
+        if self.is_whole:
+            return self.capture.attention[layer][0].float().mean(0).cpu().numpy()
+        return sum(self.pattern(layer, head) for head in range(self.n_heads)) / self.n_heads
 
     @property
     def n_heads(self) -> int:
-        return self.capture.attention[0].shape[1]
+        return self.figures["entropy"].shape[1]
 
     @property
     def file_name(self) -> str:
@@ -141,51 +168,88 @@ def open_model(choice: Choice) -> "ModelSession":
         LabError: it cannot be opened here.
     """
     with st.spinner(f"Opening {plain(choice.title)} …", show_time=True):
-        from lab.sessions import shelf
+        from lab.sessions import shelf  # PyTorch loads here
 
-        return shelf.get(choice.ref, precision=choice.precision)  # type: ignore[arg-type]
+        bar = st.empty()
+
+        def tell(what: str, done: int, total: int) -> None:
+            share = done / max(total, 1)
+            bar.progress(share, text=f"Opening {plain(choice.title)}: {what}, {share:.0%}")
+
+        session = shelf.get(choice.ref, precision=choice.precision, tell=tell)  # type: ignore[arg-type]
+        bar.empty()
+        return session
 
 
-def look_at(choice: Choice, text: str, *, points: tuple[str, ...] = ()) -> Look:
+def look_at(choice: Choice, text: str, *, points: tuple[str, ...] = (), layer: int | None = None) -> Look:
     """Let the model read.
 
     Args:
         points: of the stream, to keep beside its course from block to block.
+        layer: whose heads' weights are kept when the text is too long to keep all.
 
     Raises:
         LabError: the model cannot be opened or must not be shown, or the text holds nothing it can read.
     """
     session = open_model(choice)
+    there = session.ids(text).shape[-1]
+    whole = there <= MOST_WHOLE and _bytes(session, there, points, "all") <= BUDGET
     with st.spinner("Reading …", show_time=True):
-        look = _look(session.ref, choice.precision, text, points, choice.title)
+        look = _look(session.ref, choice.precision, text, points, choice.title, whole, None if whole else layer)
     if not look.capture.check.ok:
         raise ModelError(look.capture.check.sentence)
     return look
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)
-def _look(ref: str, precision: str, text: str, points: tuple[str, ...], title: str) -> Look:
+def _look(
+    ref: str, precision: str, text: str, points: tuple[str, ...], title: str, whole: bool, layer: int | None
+) -> Look:
     """Everything that decides the answer is an argument: those are the cache's key."""
-    from lab.analysis.capture import predicted_bytes
     from lab.sessions import shelf
 
     session = shelf.get(ref, precision=precision)  # type: ignore[arg-type]
     ids = session.ids(text)
-    there = ids.shape[-1]
+    there, n_heads = ids.shape[-1], session.anatomy.n_heads
+    keep: Keep = "all" if whole else [] if layer is None else [(layer, head) for head in range(n_heads)]
     most = min(MOST_TOKENS, session.anatomy.context_length)
-    while most > 16 and predicted_bytes(session.anatomy, 1, most, points=points, logits="last") > BUDGET:
+    while most > 16 and _bytes(session, min(most, there), points, keep) > BUDGET:
         most = most * 3 // 4
     ids = ids[:, :most]
-    capture = session.capture(ids, points=points, logits="last")
-    note = ""
-    if there > most:
-        why = "as many as the model reads" if most == session.anatomy.context_length else "as many as can be shown"
-        note = f"The first {most:,} of {there:,} tokens were read: {why}."
+    capture = session.capture(ids, points=points, logits="last", keep=keep, summarise=_summarise)
     labels = tuple(session.tokenizer.label(int(token)) for token in ids[0])
-    look = Look(title, text, labels, capture, note)
+    look = Look(title, text, labels, capture, _note(there, most, session.anatomy.context_length, whole=whole))
     if capture.check.ok:
         _store(look, session, stream=bool(points))
     return look
+
+
+def _note(there: int, most: int, context: int, *, whole: bool) -> str:
+    said = []
+    if there > most:
+        why = "as many as the model reads" if most == context else "as many as can be shown"
+        said.append(f"The first {most:,} of {there:,} tokens were read: {why}.")
+    if not whole:
+        said.append("A long text: every head has its figures and small picture; the weights are those of one layer.")
+    return " ".join(said)
+
+
+def _bytes(session: "ModelSession", length: int, points: tuple[str, ...], keep: "Keep") -> int:
+    """What a capture of so many tokens takes: what it keeps, and what the model needs for a layer meanwhile."""
+    from lab.analysis.capture import predicted_bytes
+
+    kept = predicted_bytes(session.anatomy, 1, length, points=points, keep=keep, logits="last")
+    return kept + (0 if keep == "all" else _WORKING * session.anatomy.n_heads * length**2)
+
+
+def _summarise(weights: "Tensor", ids: "Tensor", window: int | None) -> "Mapping[str, Tensor]":
+    """The figures of a layer's heads, and the small picture of each."""
+    from torch import from_numpy
+
+    from lab.analysis.heads import head_stats
+
+    stats = head_stats([weights], ids, windows=[window])
+    return {name: values[0] for name, values in stats.items()} | {_PICTURE: from_numpy(thumbnails([weights])[0])}
 
 
 def _store(look: Look, session: "ModelSession", *, stream: bool) -> None:

@@ -4,7 +4,7 @@ A choice is kept by name, never by object: in the address, so that a reload or a
 session, so that it is there again after a page switch.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 import streamlit as st
@@ -14,6 +14,7 @@ from app.ui.messages import plain, show_error
 from app.ui.model_pull import offer_pull
 from app.ui.run_choice import run_labels
 from lab.errors import LabError
+from lab.models.adapters import base_of_folder, base_of_run, is_adapter_folder
 from lab.models.checkpoints import list_checkpoints
 from lab.models.pulled import pulled
 from lab.models.registry import REGISTRY, ModelEntry, find_model
@@ -26,6 +27,9 @@ MODEL_KEY = "model"
 STEP_KEY = "step"
 """Query parameter and session key: the checkpoint of the run; absent: its newest state."""
 PRECISION_KEY = "precision"
+VARIANT_KEY = "variant"
+"""Query parameter and session key: whether a fine-tuned model is looked at, or its base."""
+VARIANTS = ["Fine-tuned", "Base"]
 _PICK, _OTHER_FIELD = "model_pick", "model_other"
 _OTHER = "another: a folder, or OWNER/NAME of the hub"
 PRECISION_CHOICES = ("auto", *PRECISIONS)
@@ -43,14 +47,22 @@ class Choice:
     steps: tuple[int, ...] = ()
     """Of all its checkpoints."""
     precision: str = "auto"
+    base: str | None = None
+    """What opens the model that it was fine-tuned from."""
+    without_adapter: bool = False
+    """Look at that model instead; it is loaded once for both."""
 
     @property
     def ref(self) -> str:
         """What opens it."""
+        if self.without_adapter and self.base is not None:
+            return self.base
         return self.model if self.step is None else f"{self.model}@{self.step}"
 
     @property
     def title(self) -> str:
+        if self.without_adapter and self.base is not None:
+            return f"{_short(self.base)}, the base"
         return self.name if self.step is None else f"{self.name}, step {self.step:,}"
 
 
@@ -100,7 +112,7 @@ def runs() -> pd.DataFrame:
 def keep_address(model: str) -> None:
     """What was chosen goes into the address, also after the navigation emptied it."""
     st.session_state[MODEL_KEY] = model
-    kept = {name: st.session_state.get(name) for name in (MODEL_KEY, STEP_KEY, PRECISION_KEY)}
+    kept = {name: st.session_state.get(name) for name in (MODEL_KEY, STEP_KEY, PRECISION_KEY, VARIANT_KEY)}
     for name, value in kept.items():
         if value is not None and st.query_params.get(name) != str(value):
             st.query_params[name] = str(value)
@@ -112,20 +124,49 @@ def other_choice(model: str, step: int | None) -> Choice | None:
     Args:
         step: of a run's checkpoint; its newest when left out.
     """
-    if model in set(runs()["run_id"]):
-        return _at_step(model, None if step is None else str(step))
+    run_id, _, at = model.partition("@")  # a base may be a run at a step
+    if run_id in set(runs()["run_id"]):
+        return _at_step(run_id, at or (None if step is None else str(step)))
+    if is_adapter_folder(model):
+        return Choice(model=model, name=_short(model), precision=_precision(), base=base_of_folder(model))
     entry = find_model(model)
     return None if entry.folder is None else Choice(model=model, name=_short(model), precision=_precision())
 
 
 def _run_choice(run_id: str) -> Choice | None:
-    return _at_step(run_id, _wanted(STEP_KEY))
+    choice = _at_step(run_id, _wanted(STEP_KEY))
+    return choice if choice is None or choice.base is None else _tuned_choice(choice)
+
+
+def _tuned_choice(choice: Choice) -> Choice | None:
+    """A model that was fine-tuned: in which precision, and with what it learnt or without."""
+    assert choice.base is not None
+    if choice.base.partition("@")[0] not in set(runs()["run_id"]):  # a run of ours is exact, and small
+        try:
+            entry = find_model(choice.base)
+        except LabError as error:
+            show_error(error)
+            return None
+        if entry.folder is None:
+            st.session_state[_TO_PULL] = entry
+            return None
+        _choose_precision(entry)
+    st.session_state["variant_pick"] = _wanted(VARIANT_KEY) or VARIANTS[0]
+    if st.session_state["variant_pick"] not in VARIANTS:
+        st.session_state["variant_pick"] = VARIANTS[0]
+    variant = st.segmented_control(
+        "Fine-tuned or base", VARIANTS, key="variant_pick", required=True,
+        on_change=lambda: _keep(VARIANT_KEY, st.session_state["variant_pick"]),
+        help="What it learnt lies beside the base's weights, so both are there from one load: switch and compare.",
+    )  # fmt: skip
+    return replace(choice, precision=_precision(), without_adapter=variant == VARIANTS[1])
 
 
 def _at_step(run_id: str, wanted: str | None) -> Choice | None:
     try:
         run = find_run(run_id)
         steps = tuple(info.step for info in list_checkpoints(run))
+        base = base_of_run(run)
     except LabError as error:
         show_error(error)
         return None
@@ -136,11 +177,15 @@ def _at_step(run_id: str, wanted: str | None) -> Choice | None:
     if wanted is not None and str(step) != wanted:
         st.caption(f"Step {plain(wanted)} is not kept any more: the newest, {step:,}, is shown.")
         st.session_state[STEP_KEY] = step
-    return Choice(model=run_id, name=run.info()["name"], run_id=run_id, step=step, steps=steps)
+    precision = "auto" if base is None else _precision()
+    name = run.info()["name"]
+    return Choice(model=run_id, name=name, run_id=run_id, step=step, steps=steps, base=base, precision=precision)
 
 
 def _model_choice(text: str) -> Choice | None:
     try:
+        if is_adapter_folder(text):
+            return _tuned_choice(Choice(model=text, name=_short(text), base=base_of_folder(text)))
         entry = find_model(text)
     except LabError as error:
         show_error(error)
@@ -148,11 +193,15 @@ def _model_choice(text: str) -> Choice | None:
     if entry.folder is None:
         st.session_state[_TO_PULL] = entry
         return None
+    _choose_precision(entry)
+    return Choice(model=text, name=_short(text), precision=_precision())
+
+
+def _choose_precision(entry: ModelEntry) -> None:
     st.session_state["precision_pick"] = _precision()
-    precision = st.selectbox(
+    st.selectbox(
         "Precision", PRECISION_CHOICES, key="precision_pick", on_change=_precision_picked, help=_precision_help(entry)
     )
-    return Choice(model=text, name=_short(text), precision=precision)
 
 
 def _precision() -> str:

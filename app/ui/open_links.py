@@ -1,9 +1,8 @@
 """From a run or a checkpoint to the pages that look inside it."""
 
 from app.ui.looking import LOOK_KEY
-from app.ui.model_choice import MODEL_KEY, STEP_KEY, Choice
+from app.ui.model_choice import MODEL_KEY, STEP_KEY
 from app.ui.navigation import link
-from app.ui.state import RUN_KEY
 
 
 def open_links(model: str, step: int | None = None, *, short: bool = False) -> None:
@@ -17,9 +16,3 @@ def open_links(model: str, step: int | None = None, *, short: bool = False) -> N
     query = {MODEL_KEY: model, LOOK_KEY: "1", **({} if step is None else {STEP_KEY: str(step)})}
     for page, title in (("attention", "Attention"), ("probing", "Probing")):
         link(page, title if short else f"Open in {title}", **query)
-
-
-def generate_link(choice: Choice) -> None:
-    """From a run that is looked into back to where it can write."""
-    if choice.run_id is not None:
-        link("pretraining", "Generate with it", **{RUN_KEY: choice.run_id})

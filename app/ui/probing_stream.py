@@ -4,10 +4,10 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from app.ui.attention_compare import choose_other
+from app.ui.attention_compare import choose_second
 from app.ui.attention_heads import token_choice
 from app.ui.heatmaps import draw, layer_heatmap, lines, scatter
-from app.ui.looking import Look, look_at
+from app.ui.looking import Look
 from app.ui.messages import speaking
 from app.ui.model_choice import Choice
 from app.ui.words_of_looking import concept, export
@@ -97,7 +97,7 @@ def draw_similarity(look: Look, choice: Choice) -> None:
         st.info(f"{len(look.tokens)} tokens are too few to compare clouds: take a text of eight or more.")
         return
     tokens = look.tokens[-MOST_TOKENS:]
-    rows = look.capture.residual.stream[:, 0, -MOST_TOKENS:].float()  # [layer + 1, pos, d_model]
+    rows = look.capture.residual.stream[:, 0, -MOST_TOKENS:].float().cpu()  # [layer + 1, pos, d_model]
     if len(tokens) < len(look.tokens):
         st.caption(f"Of the last {len(tokens)} of {len(look.tokens)} tokens.")
     names = ["embedding", *(f"after {layer}" for layer in range(look.capture.n_layers))]
@@ -105,14 +105,15 @@ def draw_similarity(look: Look, choice: Choice) -> None:
         beside = st.toggle("Beside another model or step", key="cka_other", persist_state="session")
     second, other_names, other_title = rows, names, look.title
     if beside:
-        other = choose_other(choice)
-        if other is None:
+        there = None
+        with speaking():
+            there = choose_second(look, choice)
+        if there is None:
             return
-        there = look_at(other, look.text)
         if there.ids.shape != look.ids.shape:
             st.info("These two models cut the text into different tokens, so their clouds have no counterparts.")
             return
-        second, other_title = there.capture.residual.stream[:, 0, -MOST_TOKENS:].float(), there.title
+        second, other_title = there.capture.residual.stream[:, 0, -MOST_TOKENS:].float().cpu(), there.title
         other_names = ["embedding", *(f"after {layer}" for layer in range(there.capture.n_layers))]
     left, right = st.columns(2, gap="medium")
     with left, speaking():
@@ -140,7 +141,11 @@ def draw_similarity(look: Look, choice: Choice) -> None:
             st.caption(
                 "Each dot a token, on the two directions in which they spread most; one far off is often the first."
             )
+            dots = pd.DataFrame(found.coordinates.cpu().numpy()).add_prefix("direction_")
+            dots.insert(0, "token", tokens)
+            export(dots, name=f"pca-{look.file_name}-{row}", key="pca_csv")
     ranks = [effective_rank(cloud) for cloud in rows]
     draw(lines({"effective rank": ranks}, list(range(len(ranks))), x_title="row of the stream (0: the embedding)",
                y_title="directions in use", height=240), key="ranks", name=f"rank-{look.file_name}")  # fmt: skip
+    export(pd.DataFrame({"row": names, "effective_rank": ranks}), name=f"rank-{look.file_name}", key="rank_csv")
     st.caption(f"How many directions the {len(tokens)} vectors really use; at most {min(rows.shape[1:])}.")

@@ -1,5 +1,7 @@
 """What the looking pages say again and again: where to read on, what a score means, and how to take data along."""
 
+from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 
 import pandas as pd
@@ -41,9 +43,31 @@ def definitions() -> dict[str, str]:
     }
 
 
-def export(frame: pd.DataFrame, *, name: str, key: str) -> None:
-    """The figure's data as CSV; the picture is saved by the camera in its corner."""
-    st.download_button(
-        "CSV", data=lambda: frame.to_csv(index=False).encode(), file_name=f"{name}.csv", mime="text/csv", key=key,
-        type="tertiary", on_click="ignore", help="The numbers of this figure. The camera in its corner saves a PNG.",
-    )  # fmt: skip
+def export(frame: pd.DataFrame | Callable[[], pd.DataFrame], *, name: str, key: str) -> None:
+    """The figure's data as CSV or Parquet; the picture is saved by the camera in its corner.
+
+    Args:
+        frame: or what makes it, when it is large: called when a button is pressed.
+    """
+
+    def made() -> pd.DataFrame:
+        return frame() if callable(frame) else frame
+
+    with st.container(horizontal=True, gap="small"):
+        st.download_button(
+            "CSV", data=lambda: made().to_csv(index=False).encode(), file_name=f"{name}.csv", mime="text/csv", key=key,
+            type="tertiary", on_click="ignore",
+            help="The numbers of this figure. The camera in its corner saves a PNG.",
+        )  # fmt: skip
+        st.download_button(
+            "Parquet", data=lambda: parquet(made()), file_name=f"{name}.parquet", key=f"{key}_parquet",
+            mime="application/vnd.apache.parquet", type="tertiary", on_click="ignore",
+            help="The same numbers with their types, for pandas, DuckDB and others.",
+        )  # fmt: skip
+
+
+def parquet(frame: pd.DataFrame) -> bytes:
+    """As a Parquet file; columns are named by text, as Parquet wants."""
+    buffer = BytesIO()
+    frame.rename(columns=str).to_parquet(buffer, index=False)
+    return buffer.getvalue()

@@ -87,15 +87,26 @@ def target_score(attention: Tensor, targets: Tensor) -> Score:
     """
     p = attention.to(torch.promote_types(attention.dtype, torch.float32))
     wanted = targets.to(p.device)
-    judged = wanted.any(-1)  # [batch, query_pos]
-    n_queries = int(judged.sum())
+    chance, n_queries = even_spread(wanted)
     if n_queries == 0:
         return Score(p.new_full((*p.shape[:-4], p.shape[-3]), math.nan), math.nan, 0)
     # A query without a target has an empty sum, so the total over all queries is the total over the judged ones.
     on_target = torch.einsum("...bhqk,bqk->...h", p, wanted.to(p.dtype))
-    seen = visible_keys(*p.shape[-2:]).to(p.device).sum(-1)  # [query_pos]
-    chance = (wanted.sum(-1) / seen)[judged].mean().item()
     return Score(on_target / n_queries, chance, n_queries)
+
+
+def even_spread(targets: Tensor) -> tuple[float, int]:
+    """What a head that spreads its attention evenly puts on `targets`, and over how many queries that is the mean.
+
+    Args:
+        targets: bool [batch, query_pos, key_pos].
+    """
+    judged = targets.any(-1)  # [batch, query_pos]
+    n_queries = int(judged.sum())
+    if n_queries == 0:
+        return math.nan, 0
+    seen = visible_keys(*targets.shape[-2:]).to(targets.device).sum(-1)  # [query_pos]
+    return (targets.sum(-1) / seen)[judged].mean().item(), n_queries
 
 
 def previous_token_score(attention: Tensor, ids: Tensor) -> Score:

@@ -5,6 +5,8 @@ What is stored is what was captured, in the same format, bit by bit; what was de
 
 import json
 import re
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +14,83 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from lab import paths
 from lab.analysis.capture import Capture, Residual
 from lab.analysis.checks import Check, Checks
-from lab.errors import DataError
+from lab.errors import DataError, LabError
 from lab.files import write_atomically
+from lab.rundir import all_runs
 
 FOLDER = "captures"
 """Under the run, beside its checkpoints."""
 
 
-def captures_of(run_folder: Path) -> list[Path]:
-    """The captures that are stored under a run, by name."""
-    return sorted((run_folder / FOLDER).glob("*.safetensors"))
+@dataclass(frozen=True)
+class StoredCapture:
+    """A capture on disk, and what was remembered about it."""
+
+    path: Path
+    about: dict[str, Any]
+
+    @property
+    def bytes(self) -> int:
+        return self.path.stat().st_size
 
 
-def capture_path(run_folder: Path, name: str) -> Path:
+def folder_of(run_folder: Path | None, model: str = "") -> Path:
+    """Where the captures of a run lie; of a model that was not trained here: under outputs/.captures.
+
+    Args:
+        model: its name, where there is no run.
+    """
+    return run_folder / FOLDER if run_folder is not None else paths.outputs() / f".{FOLDER}" / _file_name(model)
+
+
+def captures_of(folder: Path) -> list[Path]:
+    """The captures that lie in a folder, by name."""
+    return sorted(folder.glob("*.safetensors"))
+
+
+def capture_path(folder: Path, name: str) -> Path:
     """Where a capture of this name lies, or will lie."""
-    return run_folder / FOLDER / f"{re.sub(r'[^A-Za-z0-9._@-]+', '-', name)}.safetensors"
+    return folder / f"{_file_name(name)}.safetensors"
+
+
+def stored_captures() -> list[StoredCapture]:
+    """Every capture of this lab, the newest first; what cannot be read is left out."""
+    folders = [run.path / FOLDER for run in all_runs()] + [*(paths.outputs() / f".{FOLDER}").glob("*")]
+    found = [path for folder in folders for path in captures_of(folder)]
+    listed = []
+    for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True):
+        with suppress(DataError):  # whoever opens it is told
+            listed.append(StoredCapture(path, _facts(path)["about"]))
+    return listed
+
+
+def delete_capture(path: Path) -> None:
+    """Remove a stored capture.
+
+    Raises:
+        LabError: it cannot be removed.
+    """
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise LabError(f"{path} could not be deleted: {error.strerror}; check the folder's permissions.") from error
+
+
+def _file_name(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._@-]+", "-", text).strip(".") or "capture"
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    """From the file's header."""
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            facts: dict[str, Any] = json.loads(file.metadata()["lab_capture"])
+            return facts
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path} is not a capture that can be read ({error}); make it again.") from error
 
 
 def save_capture(found: Capture, path: Path, *, about: dict[str, Any] | None = None) -> None:
@@ -72,12 +134,9 @@ def load_capture(path: Path) -> tuple[Capture, dict[str, Any]]:
     Raises:
         DataError: there is none, or it is damaged.
     """
-    try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            facts = json.loads(file.metadata()["lab_capture"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{path} is not a capture that can be read ({error}); make it again.") from error
+    facts = _facts(path)
+    with safe_open(path, framework="pt", device="cpu") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     groups: dict[str, dict[str, torch.Tensor]] = {"kept": {}, "attention": {}, "head": {}, "summary": {}}
     for name, tensor in tensors.items():
         group, dot, rest = name.partition(".")

@@ -10,6 +10,7 @@ from lab.config import FineTuneConfig, PretrainConfig
 from lab.data.tokenizers import load_tokenizer
 from lab.errors import CheckpointError, ModelError, RunError
 from lab.files import read_json
+from lab.models.adapters import base_of_folder, is_adapter_folder
 from lab.models.checkpoints import CheckpointInfo, find_checkpoint, load_weights, put_weights, read_weights
 from lab.models.gpt import unfilled_gpt
 from lab.models.pretrained import Told, load_pretrained
@@ -132,10 +133,6 @@ class Adapter:
         return variant_name(self.ref)
 
 
-def is_adapter_folder(ref: str) -> bool:
-    return (Path(ref).expanduser() / "adapter_config.json").is_file()
-
-
 def adapter_of(ref: str) -> Adapter | None:
     """The adapter that `ref` names: a folder that PEFT wrote, or a fine-tuning run; None when it names no adapter.
 
@@ -144,17 +141,14 @@ def adapter_of(ref: str) -> Adapter | None:
     """
     if is_adapter_folder(ref):
         folder = Path(ref).expanduser().resolve()
-        base = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
-        if not base:
-            raise ModelError(f"{folder} does not say which model it was trained on (base_model_name_or_path): add it.")
-        return Adapter(ref=str(folder), name=folder.name, base=str(base), folder=folder)
+        return Adapter(ref=str(folder), name=folder.name, base=base_of_folder(ref), folder=folder)
     run = run_of(ref)
     config = run.config() if run is not None else None
     if run is None or not isinstance(config, FineTuneConfig) or not config.has_adapter:
         return None
     info = find_checkpoint(run, _step(ref))
     folder = run.path / ADAPTER_FOLDER
-    if not (folder / "adapter_config.json").is_file():
+    if not is_adapter_folder(str(folder)):
         raise CheckpointError(f"Run {run.run_id} has no {folder.name}/ with adapter_config.json: train it again.")
     return Adapter(
         ref=f"{run.run_id}@{info.step}",

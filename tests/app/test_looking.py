@@ -8,7 +8,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from lab.engine import Engine
-from tests.app.test_pages import button, trained, words_on
+from tests.app.test_pages import button, trained, wait_for, words_on
 
 ATTENTION_VIEWS = ["Over training", "Compare", "Switch heads off", "Rollout"]
 PROBING_VIEWS = [
@@ -65,7 +65,7 @@ def test_each_view_of_both_pages_draws(engine: Engine, home: AppTest) -> None:
     ):
         page = page.switch_page(f"../pages/{script}.py").run()
         for view in views:
-            page = next(w for w in page.get("button_group") if w.key == key).set_value([view]).run()
+            page = next(w for w in page.get("button_group") if w.key == key).set_value(view).run()
             assert not page.exception, (script, view, page.exception)
             assert not page.error, (script, view, page.error[0].value)
 
@@ -99,6 +99,85 @@ def test_a_text_longer_than_the_model_reads_is_cut_and_says_so(engine: Engine, h
     page = attention(home)
     button(page, "look_button").click().run()
     assert "The first 16 of 57 tokens were read" in words_on(page)
+
+
+def group(page: AppTest, key: str):
+    return next(found for found in page.get("button_group") if found.key == key)
+
+
+def test_of_a_long_text_every_head_has_its_figures_and_one_layer_its_weights(
+    engine: Engine, home: AppTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from app.ui import attention_heads, attention_more, looking
+
+    run_id = trained(engine, n_layers=2)
+    page = attention(home)
+    button(page, "look_button").click().run()
+    sql = "SELECT layer, head, name, value FROM head_stats WHERE run_id = ? AND text LIKE 'Long live%' ORDER BY ALL"
+    with engine.cursor() as cursor:
+        whole = cursor.execute(sql, [run_id]).fetchall()
+    for module in (looking, attention_heads, attention_more):
+        monkeypatch.setattr(module, "MOST_WHOLE", 8)
+    monkeypatch.setattr(attention_heads, "PART", 6)
+    page = page.run()
+    assert not page.exception
+    assert "A long text: every head has its figures" in words_on(page)
+    assert "A cell stands for 3 tokens each way" in words_on(page)
+    with engine.cursor() as cursor:
+        assert cursor.execute(sql, [run_id]).fetchall() == whole, "the summary's figures are those of all weights"
+    page = group(page, "head_large_view").set_value("The chosen part").run()
+    assert not page.exception
+    page = group(page, "head_view").set_value("Mean of its layer").run()
+    assert not page.exception
+    page = group(page, "attention_view").set_value("Rollout").run()
+    assert "take a text of at most 8 tokens" in words_on(page)
+
+
+def test_a_capture_is_kept_under_its_run_and_compared_later(engine: Engine, home: AppTest) -> None:
+    from lab.analysis.stored import stored_captures
+
+    first, second = trained(engine), trained(engine, seed=2)
+    page = attention(home)
+    button(page, "look_button").click().run()
+    page = button(page, "capture_keep").click().run()
+    assert not page.exception
+    assert not page.error
+    (kept,) = stored_captures()
+    assert second in str(kept.path), "the newest run is shown first"
+    assert kept.about["tokens"][:4] == ["L", "o", "n", "g"]
+
+    page = next(w for w in page.selectbox if w.key == "model_pick").set_value(first).run()
+    page = group(page, "attention_view").set_value("Compare").run()
+    page = group(page, "second_source").set_value("A stored capture").run()
+    assert not page.exception
+    assert not page.error
+    assert "How much each head changed" in words_on(page)
+    assert "(stored)" in words_on(page)
+    page.text_area[0].set_value("Another text.").run()
+    assert "That capture is of another text" in words_on(page)
+    page = button(page, "stored_text").click().run()
+    assert "How much each head changed" in words_on(page)
+
+    page = page.switch_page("../pages/probing.py").run()
+    page = group(page, "probing_view").set_value("Alike or not").run()
+    page = next(w for w in page.toggle if w.key == "cka_other").set_value(True).run()
+    assert not page.exception
+    assert not page.error
+    page = button(page, "stored_delete").click().run()
+    assert not stored_captures()
+    assert "No capture is kept yet" in words_on(page)
+
+
+def test_any_model_that_is_looked_at_can_write(engine: Engine, home: AppTest) -> None:
+    trained(engine)
+    page = attention(home)
+    button(page, "look_button").click().run()
+    page = button(page, "looking_generate").click().run()
+    wait_for(lambda: all(one.done for one in engine._generations._all.values()))
+    page = page.run()
+    assert not page.exception
+    assert not page.error
+    assert "Written by the state of step 4" in words_on(page)
 
 
 def test_one_token_can_be_looked_at(engine: Engine, home: AppTest) -> None:

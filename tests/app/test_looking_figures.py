@@ -1,12 +1,14 @@
 """What is drawn of attention: small pictures, heatmaps, tips and tables, from weights that are known."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from app.ui.attention_heads import heads_frame, matrix_frame
 from app.ui.head_grid import HIDDEN, SIZE, thumbnails, tips
-from app.ui.heatmaps import brightest, layer_heatmap, places, shorten, ticks, token_heatmap
+from app.ui.heatmaps import brightest, layer_heatmap, places, pooled, shorten, ticks, token_heatmap
+from app.ui.words_of_looking import parquet
 
 
 def causal(length: int, seed: int = 0) -> torch.Tensor:
@@ -94,3 +96,26 @@ def test_tables_to_take_along_name_layers_heads_and_tokens() -> None:
     assert frame[["layer", "head"]].values.tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]]
     long = matrix_frame(np.array([[1.0, 0.0], [0.3, 0.7]]), ("x", "y"))
     assert long.values.tolist() == [[0, "x", 0, "x", 1.0], [1, "y", 0, "x", 0.3], [1, "y", 1, "y", 0.7]]
+
+
+def test_a_thin_line_stays_in_the_overview_of_a_long_text() -> None:
+    weights = np.zeros((1000, 1000))
+    weights[700, 3] = 0.5
+    weights[3, 700] = 9.0  # the future counts for nothing
+    small, tokens, names = pooled(weights, [f"t{i}" for i in range(1000)], 256)
+    assert small.shape == (250, 250)
+    assert small[175, 0] == 0.5
+    assert (small != 0).sum() == 1
+    assert (tokens[175], names[175], names[249]) == ("t700", "700–703 t700 …", "996–999 t996 …")
+    less, _, _ = pooled(-weights, tokens * 4, 256)
+    assert less[175, 0] == -0.5, "of a difference the sign stays"
+
+
+def test_the_numbers_of_a_figure_come_as_parquet_with_their_types() -> None:
+    from io import BytesIO
+
+    frame = pd.DataFrame({"token": ["␣a", "\N{GRINNING FACE}"], 0: [0.25, np.nan], "layer": [1, 2]})
+    read = pd.read_parquet(BytesIO(parquet(frame)))
+    assert list(read.columns) == ["token", "0", "layer"]
+    assert read["token"].tolist() == ["␣a", "\N{GRINNING FACE}"]
+    assert (read["layer"].dtype, read["0"][0]) == (np.int64, 0.25)
