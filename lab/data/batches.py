@@ -1,8 +1,4 @@
-"""Windows of a text, shuffled, as whole optimizer steps.
-
-The order is a pure function of (seed, epoch): nothing is drawn from a generator that others share, and where the
-run stands is two numbers. So a resumed run reads on exactly where it stopped, without reading what came before.
-"""
+"""Windows of a text, shuffled, as whole optimizer steps."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -11,6 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lab.data.order import ShuffledOrder
 from lab.data.text_data import TextData, prepare_text
 from lab.data.windows import check_lengths, count_windows, split, validation_windows
 from lab.errors import DataError
@@ -43,8 +40,12 @@ class MicroBatch:
     n_labels: int = field(init=False)
     """Labels that count. Known here, on the CPU, so that nobody waits for a GPU to count them."""
 
+    n_tokens: int = field(init=False)
+    """Tokens that are read, those too that nothing is learnt from; no padding."""
+
     def __post_init__(self) -> None:
         self.n_labels = int(np.count_nonzero(self.labels.numpy() != IGNORE))
+        self.n_tokens = self.inputs.numel()
 
 
 class WindowBatches:
@@ -84,19 +85,16 @@ class WindowBatches:
         self._stride = stride
         self._batch_size = batch_size
         self._grad_accum_steps = grad_accum_steps
-        self._seed = seed
         self._window = np.arange(context_length + 1)
         self.windows_per_step = batch_size * grad_accum_steps
         self.tokens_per_step = self.windows_per_step * context_length
         self.steps_per_epoch = self.n_windows / self.windows_per_step
-        self._epoch = 0
-        self._position = 0  # windows of this epoch that were handed out
-        self._order = self._permutation(0)
+        self._order = ShuffledOrder(self.n_windows, seed, noun="window")
 
     @property
     def epochs(self) -> float:
         """How often the text has been read so far; 1.25 is once and a quarter."""
-        return self._epoch + self._position / self.n_windows
+        return self._order.epochs
 
     def next_step(self) -> list[MicroBatch]:
         """The micro-batches of the next optimizer step: `grad_accum_steps` of `batch_size` windows each."""
@@ -104,7 +102,7 @@ class WindowBatches:
 
     def state(self) -> dict[str, int]:
         """Where the run stands in the text."""
-        return {"epoch": self._epoch, "position": self._position}
+        return self._order.state()
 
     def load_state(self, state: Mapping[str, int]) -> None:
         """Go on from there; costs one permutation, however far it is.
@@ -112,34 +110,12 @@ class WindowBatches:
         Raises:
             DataError: the place does not exist: the state comes from another text or other windows.
         """
-        epoch, position = int(state["epoch"]), int(state["position"])
-        if epoch < 0 or not 0 <= position <= self.n_windows:
-            raise DataError(
-                f"The stored place in the text (epoch {epoch}, window {position:,}) does not exist among its "
-                f"{self.n_windows:,} windows: the text, the context or the stride has changed since."
-            )
-        self._epoch, self._position, self._order = epoch, position, self._permutation(epoch)
+        self._order.load_state(state)
 
     def _micro_batch(self) -> MicroBatch:
-        starts = self._next_windows(self._batch_size) * self._stride  # [batch]
+        starts = self._order.next(self._batch_size) * self._stride  # [batch]
         ids = self._tokens[starts[:, None] + self._window].astype(np.int64)  # [batch, pos + 1]
         return MicroBatch(_tensor(ids[:, :-1]), _tensor(ids[:, 1:]))
-
-    def _next_windows(self, n: int) -> NDArray[np.int64]:
-        taken = []
-        while n:
-            if self._position == self.n_windows:
-                self._epoch, self._position = self._epoch + 1, 0
-                self._order = self._permutation(self._epoch)
-            piece = self._order[self._position : self._position + n]
-            self._position += len(piece)
-            n -= len(piece)
-            taken.append(piece)
-        return taken[0] if len(taken) == 1 else np.concatenate(taken)
-
-    def _permutation(self, epoch: int) -> NDArray[np.int64]:
-        generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence([self._seed, epoch])))
-        return generator.permutation(self.n_windows)
 
 
 class ValidationWindows:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import psutil
 
-from lab.config import PretrainConfig
+from lab.config import PretrainConfig, RunConfig
 from lab.errors import TrainingError
 from lab.forecast.budget import CUDA_CONTEXT, this_device
 from lab.forecast.fit import out_of_memory_advice
@@ -18,13 +18,14 @@ PROVEN_TOO_MUCH = 0.95
 class MemoryAdviser:
     """For `train_run`: see `lab.training.memory.Adviser`."""
 
-    def foresee(self, config: PretrainConfig) -> Foreseen:
+    def foresee(self, config: RunConfig) -> Foreseen:
         """The need of a run, and whether this machine has it.
 
         Raises:
             TrainingError: on a CPU, when the need exceeds all of the machine's memory: the system would end the whole
                 process, the app too. A GPU's own error can be caught, so there it is tried.
         """
+        assert isinstance(config, PretrainConfig), "see lab.jobs"
         device = device_of(config)
         found = forecast(config, device)
         need = found.peak_bytes + found.checkpoint_bytes
@@ -46,7 +47,8 @@ class MemoryAdviser:
             need, f"This run needs about {gib(need)} at its peak, and {gib(free)} are free now: {_risk(device)}"
         )
 
-    def out_of_memory(self, config: PretrainConfig, limit_bytes: int) -> Sequence[Change]:
+    def out_of_memory(self, config: RunConfig, limit_bytes: int) -> Sequence[Change]:
+        assert isinstance(config, PretrainConfig), "see lab.jobs"
         device = device_of(config)
         limit = min(limit_bytes, round(PROVEN_TOO_MUCH * peak_bytes(config, device)))
         options = out_of_memory_advice(config, device, limit)

@@ -40,6 +40,10 @@ class FakeBatch:
     labels: Any
     n_labels: int
 
+    @property
+    def n_tokens(self) -> int:
+        return self.n_labels
+
 
 class TokenIds:
     """Token ids where NumPy put them, on their way to the device: int64 [batch, pos]."""

@@ -236,14 +236,15 @@ def load_weights(info: CheckpointInfo, model: "nn.Module") -> None:
 
 
 def put_weights(weights: dict[str, "Tensor"], model: "nn.Module", *, source: str) -> None:
-    """Copy weights into a model; shared matrices stay shared.
+    """Copy weights into a model, into all that may train; shared matrices stay shared.
 
     Raises:
         CheckpointError: a name is missing or too many, or a shape differs.
     """
     import torch
 
-    wanted = dict(model.named_parameters())  # a tied matrix is listed once
+    # A tied matrix is listed once. What is frozen lies beside an adapter, and is as it was loaded.
+    wanted = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     missing, extra = wanted.keys() - weights.keys(), weights.keys() - wanted.keys()
     if missing or extra:
         raise CheckpointError(

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from lab.config import RunConfig
 from lab.data.batches import MicroBatch
 from lab.training.dropout import DropoutClock
 from lab.training.precision import Precision
@@ -39,6 +40,50 @@ class Batches(Protocol):
     def next_step(self) -> list[MicroBatch]: ...
     def state(self) -> dict[str, int]: ...
     def load_state(self, state: Mapping[str, int]) -> None: ...
+
+
+class Say(Protocol):
+    """Records an event: level, kind, and the sentence."""
+
+    def __call__(self, level: str, kind: str, message: str) -> None: ...
+
+
+class Job(Protocol):
+    """One kind of run, from its folder to what the trainer is given.
+
+    Made with the folder, the device and `Say`; then it has read its data.
+    """
+
+    @property
+    def config(self) -> RunConfig:
+        """With everything that `auto` decided, once it is built."""
+
+    @property
+    def task(self) -> Task: ...
+
+    @property
+    def batches(self) -> Batches: ...
+
+    n_params: int
+    """All weights of the model, those that do not train too."""
+    identity: dict[str, Any]
+    """What a state has to agree with to go on in the same rows."""
+    probes: list[Probe]
+    resolved: dict[str, Any]
+    """Facts for run.json."""
+
+    def build(self) -> None:
+        """Make the model, and decide what `auto` means here."""
+
+    def started(self, step: int) -> str:
+        """A sentence: what is trained, on what, from where."""
+
+    @property
+    def data_changed(self) -> str:
+        """Why a run cannot go on when the identity has changed."""
+
+    def finish(self) -> None:
+        """After the final checkpoint: whatever else the run leaves behind."""
 
 
 class Recorder(Protocol):

@@ -89,8 +89,8 @@ def _link(source: Path, target: Path) -> None:
 
 
 def trained_and_saved(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters a checkpoint holds: a tied matrix once."""
-    return dict(model.named_parameters())
+    """The parameters a checkpoint holds: those that train, a tied matrix once. What is frozen is as it was loaded."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 class Keeper:

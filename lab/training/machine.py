@@ -53,12 +53,13 @@ def choose_compute(
     precisions: list[PrecisionName],
     threads: list[int],
     device: torch.device,
-    shape: GPTConfig,
+    shape: GPTConfig | str,
     one_step: Callable[[Precision], None],
 ) -> Choice:
     """The fastest of the given precisions and thread counts for forward and backward of this model.
 
     Args:
+        shape: of the model, or a text that says it: what was measured is remembered for it.
         one_step: runs a small forward and backward pass in the given precision.
     """
     candidates = [(name, count) for name in precisions for count in threads]
@@ -145,7 +146,9 @@ def _name(device: torch.device) -> str:
     return f"{platform.node()} {platform.machine()} {cores()} cores {device.type}"
 
 
-def _shape_key(shape: GPTConfig) -> str:
+def _shape_key(shape: GPTConfig | str) -> str:
+    if isinstance(shape, str):
+        return shape
     return f"{shape.n_layers}x{shape.emb_dim}x{shape.n_heads}x{shape.context_length}x{shape.vocab_size}"
 
 

@@ -17,7 +17,7 @@ import psutil
 import torch
 from torch import nn
 
-from lab.config import PretrainConfig
+from lab.config import RunConfig
 
 GIB = 2**30
 
@@ -59,14 +59,14 @@ class Foreseen:
 class Adviser(Protocol):
     """Knows the memory of a run in advance."""
 
-    def foresee(self, config: PretrainConfig) -> Foreseen:
+    def foresee(self, config: RunConfig) -> Foreseen:
         """Before the first step. `config` has its device and precision.
 
         Raises:
             TrainingError: the machine cannot hold this run, whatever else is closed.
         """
 
-    def out_of_memory(self, config: PretrainConfig, limit_bytes: int) -> Sequence[Change]:
+    def out_of_memory(self, config: RunConfig, limit_bytes: int) -> Sequence[Change]:
         """After it did not fit: changes that would, into `limit_bytes` of tensors; the fastest first."""
 
 

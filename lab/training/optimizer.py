@@ -28,6 +28,8 @@ def parameter_groups(named: Iterable[tuple[str, nn.Parameter]], weight_decay: fl
 def build_optimizer(model: nn.Module, optim: OptimConfig) -> torch.optim.Optimizer:
     """The optimizer that `optim` asks for, over everything in `model` that trains.
 
+    A paged optimizer moves its state out of a full GPU; anywhere else it is the plain 8-bit one.
+
     Raises:
         ConfigError: 8-bit AdamW without bitsandbytes.
     """
@@ -37,14 +39,15 @@ def build_optimizer(model: nn.Module, optim: OptimConfig) -> torch.optim.Optimiz
         "betas": (optim.beta1, optim.beta2),
         "eps": EPSILON,
     }
-    if optim.optimizer == "adamw_8bit":
+    if optim.optimizer != "adamw":
         try:
-            from bitsandbytes.optim import AdamW8bit
+            from bitsandbytes.optim import AdamW8bit, PagedAdamW8bit
         except ImportError as error:
             raise ConfigError(
-                [f"optimizer adamw_8bit needs bitsandbytes, which does not load here ({error}); choose adamw."]
+                [f"optimizer {optim.optimizer} needs bitsandbytes, which does not load here ({error}); choose adamw."]
             ) from error
-        return AdamW8bit(groups, **settings)
+        is_paged = optim.optimizer.startswith("paged") and next(model.parameters()).device.type == "cuda"
+        return (PagedAdamW8bit if is_paged else AdamW8bit)(groups, **settings)
     return torch.optim.AdamW(groups, fused=has_fused(model), **settings)
 
 

@@ -4,37 +4,34 @@ import os
 import platform
 import socket
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
 import lab
-from lab.config import PretrainConfig, changed, to_json
+from lab.config import RunConfig, to_json
 from lab.control import Control
-from lab.data.batches import TextData, WindowBatches, prepare_text
-from lab.data.tokenizers import load_tokenizer
 from lab.errors import CheckpointError, DataError, LabError, RunError, TrainingError
-from lab.files import read_json, write_bytes, write_json
+from lab.files import write_bytes
 from lab.models.checkpoints import CheckpointInfo, checkpoints_in, put_weights
 from lab.rundir import RunDir
 from lab.training import machine
-from lab.training.attention_kernel import attention_kernel
-from lab.training.contracts import Probe, Recorder
-from lab.training.head_watch import HeadWatch, repeated_tokens
+from lab.training.contracts import Job, Recorder, Say
 from lab.training.keeper import FoundState, Keeper, newest_state, restore_optimizer
 from lab.training.memory import Adviser, Change, MemoryWatch, as_documents, is_out_of_memory, let_go, phase_of
-from lab.training.optimizer import has_fused
-from lab.training.precision import DTYPES, Precision, PrecisionName, resolve_device
-from lab.training.pretraining import PretrainTask
+from lab.training.precision import resolve_device
+from lab.training.pretraining_job import PretrainJob
 from lab.training.trainer import Trainer
 
 PACKAGES = ("torch", "tiktoken", "transformers", "bitsandbytes", "duckdb", "streamlit")
+
+MakeJob = Callable[[RunDir, torch.device, Say], Job]
 
 MEMORY_METRIC = "system/memory_gib"
 
@@ -52,11 +49,16 @@ class Outcome:
 
 
 def train_run(
-    run: RunDir, recorder: Recorder, control: Control | None = None, adviser: Adviser | None = None
+    run: RunDir,
+    recorder: Recorder,
+    control: Control | None = None,
+    adviser: Adviser | None = None,
+    make_job: MakeJob = PretrainJob,
 ) -> Outcome:
     """Train the run that `run` describes, from its newest state if it has one, to its end or a stop.
 
     Args:
+        make_job: what kind of run it is; `lab.jobs` knows for each folder.
         adviser: knows the run's memory in advance; its forecast is recorded, and it is asked when memory runs out.
 
     Whatever goes wrong ends as status `failed` with one sentence, and the traceback in the run's directory.
@@ -69,7 +71,7 @@ def train_run(
         if run.info()["status"] == "finished":
             raise RunError(f"Run {run.run_id} is finished: there is nothing to go on with; fork it to train further.")
         run.tidy()
-        session = _Session(run, recorder, control, adviser)
+        session = _Session(run, recorder, control, adviser, make_job)
         try:
             outcome = session.train()
         except LabError as error:
@@ -84,11 +86,13 @@ def train_run(
 class _Session:
     """One process' work on a run, from its files to its outcome."""
 
-    def __init__(self, run: RunDir, recorder: Recorder, control: Control, adviser: Adviser | None):
+    def __init__(self, run: RunDir, recorder: Recorder, control: Control, adviser: Adviser | None, make_job: MakeJob):
         self.run = run
         self.recorder = recorder
         self.control = control
         self.adviser = adviser
+        self.make_job = make_job
+        self.job: Job | None = None
         self.memory: MemoryWatch | None = None
         self.trainer: Trainer | None = None
         self.keeper: Keeper | None = None
@@ -104,6 +108,8 @@ class _Session:
             raise TrainingError(self._out_of_memory(error)) from error
         assert self.keeper is not None
         self.keeper.finish(trainer.snapshot())
+        assert self.job is not None
+        self.job.finish()
         progress = trainer.progress
         said = "Finished all" if status == "finished" else "Stopped after"
         self._event("info", status, f"{said} {progress.step:,} steps; the final checkpoint is written.")
@@ -147,35 +153,27 @@ class _Session:
         parent_step = self.run.info()["parent_step"]
         if parent_step is not None and found is None:
             raise CheckpointError("The parent's weights that this run was to start from are gone; fork it anew.")
-        config = self.run.config_as(PretrainConfig)
-        device = resolve_device(config.compute.device)
-        data = self._data(config)
-        config = changed(config, vocab_size=data.tokenizer.vocab_size)
+        device = resolve_device(self.run.config().compute.device)
+        self.job = job = self.make_job(self.run, device, self._event)
         self.memory = MemoryWatch(device)
-        task = PretrainTask(config, data, device)
-        batches = WindowBatches(
-            data.train,
-            context_length=config.model.context_length,
-            stride=config.stride,
-            batch_size=config.train.batch_size,
-            grad_accum_steps=config.train.grad_accum_steps,
-            seed=config.train.seed,
-        )
-        config = self._resolve(config, task, batches)
+        machine.set_tf32(device, self.run.config().compute.tf32)
+        job.build()
+        config = job.config
+        self.run.write_config(config)
+        self.run.update_info(resolved=job.resolved, versions=_versions())
         self._foresee(config)
-        task.precision = Precision(_named(config), device)
         threads = config.compute.threads or 1
         self.keeper = Keeper(self.run, keep_last=config.train.keep_last, on_change=self._checkpoint_changed)
         self.trainer = Trainer(
-            task,
-            batches,
+            job.task,
+            job.batches,
             config,
             self.recorder,
             self.control,
             keeper=self.keeper,
-            matmul_peak=machine.matmul_peak(task.precision, threads),
-            identity={"optimizer": config.optim.optimizer, "data": _data_identity(config, data)},
-            probes=_probes(config, device),
+            matmul_peak=machine.matmul_peak(job.task.precision, threads),
+            identity={"optimizer": config.optim.optimizer, "data": job.identity},
+            probes=job.probes,
         )
         if found is not None:
             self._restore(self.trainer, found)
@@ -185,7 +183,7 @@ class _Session:
         for info in checkpoints_in(self.run.checkpoints):  # a killed process may not have come to telling of them
             self.recorder.rows("checkpoints", [info.row()])
         self.keeper.make_room()  # nor to deleting those
-        n_params = sum(parameter.numel() for parameter in task.model.parameters())
+        trained = [parameter for parameter in job.task.model.parameters() if parameter.requires_grad]
         self.recorder.rows(
             "runs",
             [
@@ -193,56 +191,16 @@ class _Session:
                     "config": to_json(config),
                     "seed": config.train.seed,
                     "device": str(device),
-                    "n_params": n_params,
-                    "n_trainable": n_params,
+                    "n_params": job.n_params,
+                    "n_trainable": sum(parameter.numel() for parameter in trained),
                     "versions": _versions(),
                     "total_steps": progress.total_steps,
                 }
             ],
         )
-        start = f"from step {progress.step:,}" if progress.step else "from first, random weights"
-        self._event("info", "started", f"Training {n_params:,} parameters on {data.corpus.title}, {start}.")
+        self._event("info", "started", job.started(progress.step))
         self.recorder.flush()
         return self.trainer
-
-    def _data(self, config: PretrainConfig) -> TextData:
-        path = self.run.tokenizer_path
-        if path.exists():
-            return prepare_text(config, load_tokenizer(read_json(path)))
-        data = prepare_text(config)
-        write_json(path, data.tokenizer.to_json())
-        return data
-
-    def _resolve(self, config: PretrainConfig, task: PretrainTask, batches: WindowBatches) -> PretrainConfig:
-        """Decide what `auto` means here, say so, and store it: a resumed run keeps it."""
-        compute, device = config.compute, task.device
-        machine.set_tf32(device, compute.tf32)
-        place, micro_batch = batches.state(), batches.next_step()[0]
-        batches.load_state(place)
-
-        def one_step(precision: Precision) -> None:
-            task.precision = precision
-            (task.loss_sum(micro_batch) / micro_batch.n_labels).backward()
-            task.model.zero_grad(set_to_none=True)
-
-        precisions: list[PrecisionName] = (
-            machine.available_precisions(device) if compute.precision == "auto" else [_named(config)]
-        )
-        threads = [compute.threads] if compute.threads else machine.thread_candidates()
-        was_open = "auto" in (compute.precision, compute.device) or compute.threads is None
-        choice = machine.choose_compute(precisions, threads, device, config.model, one_step)
-        config = changed(config, device=device.type, precision=choice.precision, threads=choice.threads)
-        dtype = DTYPES[choice.precision]
-        kernel, why = attention_kernel(config.model, config.compute, config.train.batch_size, device, dtype)
-        if was_open:
-            self._event("info", "decision", f"Computing in {choice.reason}.")
-        self._event("info", "decision", f"Attention kernel on {device.type}: {kernel}, because {why}.")
-        self.run.write_config(config)
-        self.run.update_info(
-            resolved={"kernel": kernel, "kernel_reason": why, "fused_optimizer": has_fused(task.model)},
-            versions=_versions(),
-        )
-        return config
 
     def _restore(self, trainer: Trainer, found: FoundState) -> None:
         """Go on from a state."""
@@ -260,11 +218,9 @@ class _Session:
             self._event("info", "decision", "Another optimizer than the parent's: its averages start from nothing.")
         if state["data"] != trainer.identity["data"]:
             if not is_fresh_fork:
-                raise DataError(
-                    f"The text of corpus {trainer.config.data.corpus} has changed since this run began, so it cannot "
-                    "go on as the same run; fork it to train on the new text."
-                )
-            self._event("info", "decision", "Other text or windows than the parent's: reading starts at the beginning.")
+                assert self.job is not None
+                raise DataError(self.job.data_changed)
+            self._event("info", "decision", "Other data than the parent's: reading starts at the beginning.")
             state["batches"] = trainer.batches.state()
         total_steps = trainer.progress.total_steps
         trainer.restore(state)
@@ -282,7 +238,7 @@ class _Session:
 
     # -- memory -----------------------------------------------------------------------------------------
 
-    def _foresee(self, config: PretrainConfig) -> None:
+    def _foresee(self, config: RunConfig) -> None:
         """Record what the run is going to need, once: a resumed run is the same run."""
         assert self.memory is not None
         if self.adviser is None:
@@ -332,7 +288,7 @@ class _Session:
         changes: Sequence[Change] = []
         if self.adviser is not None:
             with suppress(MemoryError, RuntimeError):  # to think about what fits takes a little memory, too
-                changes = self.adviser.out_of_memory(self.run.config_as(PretrainConfig), limit)
+                changes = self.adviser.out_of_memory(self.run.config(), limit)
         self.run.update_info(out_of_memory={"phase": phase, "step": step, "advice": as_documents(changes)})
         what = f"Out of memory in the {phase} of step {step:,}." if step else f"Out of memory in the {phase}."
         fits = "; or ".join(change.sentence for change in changes)
@@ -380,31 +336,6 @@ class _Session:
         if step is None:
             step = self.trainer.progress.step if self.trainer else 0
         self.recorder.rows("events", [{"step": step, "level": level, "kind": kind, "message": message}])
-
-
-def _probes(config: PretrainConfig, device: torch.device) -> list[Probe]:
-    """What is looked at beside the loss at each evaluation."""
-    ids = repeated_tokens(config.model.vocab_size, config.model.context_length, device)
-    if ids is None:
-        return []
-    watch = HeadWatch(ids)
-    return [watch.heads, watch.layers]
-
-
-def _data_identity(config: PretrainConfig, data: TextData) -> dict[str, Any]:
-    """What the place in the text means something for."""
-    return {
-        "text_sha256": data.text_sha256,
-        "context_length": config.model.context_length,
-        "stride": config.stride,
-        "val_fraction": config.data.val_fraction,
-        "seed": config.train.seed,
-    }
-
-
-def _named(config: PretrainConfig) -> PrecisionName:
-    assert config.compute.precision != "auto", "resolved before"
-    return config.compute.precision
 
 
 def _sentence(error: Exception) -> str:

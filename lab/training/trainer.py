@@ -19,7 +19,7 @@ import psutil
 import torch
 from torch import nn
 
-from lab.config import PretrainConfig
+from lab.config import RunConfig
 from lab.control import Control
 from lab.errors import TrainingError
 from lab.models.checkpoints import Kind
@@ -81,7 +81,7 @@ class Trainer:
         self,
         task: Task,
         batches: Batches,
-        config: PretrainConfig,
+        config: RunConfig,
         recorder: Recorder,
         control: Control,
         *,
@@ -163,7 +163,7 @@ class Trainer:
         progress.tokens_seen += labels
         self._tick()
         self._step_s += seconds
-        self._pace.tokens += labels
+        self._pace.tokens += sum(batch.n_tokens for batch in micro_batches)
         self._pace.seconds += seconds
         values = {"train/loss": loss.item(), "train/learning_rate": rate}
         if math.isfinite(gradient_length):

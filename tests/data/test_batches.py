@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lab.data.batches import IGNORE, MicroBatch, ValidationWindows, WindowBatches
+from lab.data.order import ShuffledOrder
 from lab.errors import DataError
 
 TOKENS = np.arange(1_001, dtype=np.uint16)  # token = place, so a window tells where it starts
@@ -96,13 +97,13 @@ def test_a_resumed_run_reads_on_exactly_where_it_stopped(n_before: int, grad_acc
 def test_resuming_far_along_costs_one_permutation(monkeypatch: pytest.MonkeyPatch) -> None:
     source = batches()
     made: list[int] = []
-    permutation = WindowBatches._permutation
+    permutation = ShuffledOrder._permutation
 
-    def counted(self: WindowBatches, epoch: int) -> np.ndarray:
+    def counted(self: ShuffledOrder, epoch: int) -> np.ndarray:
         made.append(epoch)
         return permutation(self, epoch)
 
-    monkeypatch.setattr(WindowBatches, "_permutation", counted)
+    monkeypatch.setattr(ShuffledOrder, "_permutation", counted)
     source.load_state({"epoch": 1_000_000, "position": 99})
     assert made == [1_000_000]
     assert source.state() == {"epoch": 1_000_000, "position": 99}

@@ -1,0 +1,143 @@
+"""The model that a fine-tuning starts from: found by name, loaded in the precision that the training asks for."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from lab.config import FineTuneConfig, PretrainConfig
+from lab.data.tokenizers import Tokenizer, load_tokenizer
+from lab.errors import ModelError, RunError
+from lab.files import read_json
+from lab.models.checkpoints import find_checkpoint, load_weights
+from lab.models.families import anatomy
+from lab.models.gpt import GPTModel, unfilled_gpt
+from lab.models.pretrained import load_pretrained, quiet_transformers
+from lab.models.registry import find_model
+from lab.models.shapes import Precision as Storage
+from lab.rundir import RunDir
+from lab.sessions.hf_tokenizer import HFTokenizer
+from lab.sessions.opening import resolved, run_of
+from lab.training.precision import DTYPES, PrecisionName
+
+
+@dataclass(frozen=True)
+class Base:
+    """Which model it is; nothing is loaded but its tokenizer."""
+
+    ref: str
+    """What opens the same model later: RUN@STEP of a run."""
+    name: str
+    folder: Path
+    """Of the model's files, or of the run."""
+    tokenizer: Tokenizer
+    run: RunDir | None
+    """Of a GPT that was pretrained here."""
+
+    @property
+    def address(self) -> str:
+        """What an adapter's file says that it belongs to: a folder, which peft can load; a run by its name."""
+        return self.ref if self.run is not None else str(self.folder)
+
+
+def find_base(ref: str) -> Base:
+    """The model that `ref` names.
+
+    Raises:
+        RunError: it names nothing, or a fine-tuning run.
+        ModelError: it has to be pulled first.
+        CheckpointError: no such checkpoint.
+    """
+    run = run_of(ref)
+    ref = resolved(ref)
+    if run is None:
+        entry = find_model(ref)
+        if entry.folder is None:
+            raise ModelError(f"{entry.name} is not on this machine yet: run `lab models pull {entry.name}`.")
+        return Base(ref, entry.name, entry.folder, HFTokenizer(entry.folder), None)
+    if not isinstance(run.config(), PretrainConfig):
+        raise RunError(f"Run {run.run_id} is a fine-tuning itself: fork it to train it further.")
+    return Base(ref, run.info()["name"], run.path, load_tokenizer(read_json(run.tokenizer_path)), run)
+
+
+def load_base(base: Base, config: FineTuneConfig, precision: PrecisionName, device: torch.device) -> nn.Module:
+    """The model, ready to be given an adapter, or to be trained as a whole.
+
+    Frozen weights are in the training's precision, in 4 or in 8 bits; weights that all train are in fp32.
+
+    Raises:
+        ModelError: it does not fit, is damaged, or cannot be stored in 4 or 8 bits.
+    """
+    quantised = {"qlora": "4bit", "lora_8bit": "8bit"}.get(config.model.method)
+    if base.run is not None:
+        if quantised:
+            raise ModelError("A GPT of the lab is small and stays as it is: choose method lora or full.")
+        return _load_gpt(base, config, device)
+    storage = quantised or ("fp32" if precision != "bf16" or config.model.method == "full" else "bf16")
+    model = load_pretrained(base.folder, cast(Storage, storage), device=device, name=base.name)
+    if quantised:
+        _compute_in(model, DTYPES[precision])
+    elif precision == "fp16" and config.model.method != "full":
+        model = model.half()
+    _attend(model, config)
+    if config.compute.gradient_checkpointing:
+        cast(Any, model).gradient_checkpointing_enable({"use_reentrant": False})
+    return model
+
+
+def _load_gpt(base: Base, config: FineTuneConfig, device: torch.device) -> GPTModel:
+    assert base.run is not None
+    shape = base.run.config_as(PretrainConfig).model
+    model = unfilled_gpt(shape, attention_impl=config.compute.attention_impl)
+    load_weights(find_checkpoint(base.run, int(base.ref.partition("@")[2])), model)
+    model.gradient_checkpointing = config.compute.gradient_checkpointing
+    return model.to(device)
+
+
+def _attend(model: nn.Module, config: FineTuneConfig) -> None:
+    """The attention that the config asks for, without dropout of its own: its masks would come from the generator that
+    all threads share."""
+    wanted = "sdpa" if config.compute.attention_impl == "sdpa" else "eager"
+    with quiet_transformers():
+        try:
+            cast(Any, model).set_attn_implementation(wanted)
+        except ValueError:  # an architecture without it
+            cast(Any, model).set_attn_implementation("eager")
+    for module in model.modules():
+        for name in ("attention_dropout", "attn_dropout", "attn_pdrop"):
+            found = getattr(module, name, None)
+            if isinstance(found, nn.Dropout):
+                found.p = 0.0
+            elif isinstance(found, float):
+                setattr(module, name, 0.0)
+
+
+def _compute_in(model: nn.Module, dtype: torch.dtype) -> None:
+    """4-bit layers turn their weights into this format to multiply them."""
+    for module in model.modules():
+        if hasattr(module, "compute_dtype"):
+            module.compute_dtype = dtype  # type: ignore[assignment]
+
+
+def context_of(model: nn.Module) -> int:
+    """Tokens that it reads at most.
+
+    Raises:
+        ModelError: the family is unknown and its config does not say.
+    """
+    if isinstance(model, GPTModel):
+        return model.config.context_length
+    config: Any = model.config
+    found = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return int(found) if found else anatomy(model).context_length
+
+
+def all_weights(model: nn.Module) -> int:
+    """The number of weights, 4-bit ones unpacked."""
+    total = 0
+    for parameter in model.parameters():
+        state = getattr(parameter, "quant_state", None)
+        total += state.shape.numel() if state is not None else parameter.numel()
+    return total
