@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from lab import rundir
-from lab.config import PretrainConfig, to_json
+from lab import jobs, rundir
+from lab.config import RunConfig, to_json
 from lab.errors import LabError, RunError
 from lab.files import write_bytes
 from lab.generations import Generation, Generations
@@ -119,9 +119,7 @@ class Engine:
 
     # -- runs -------------------------------------------------------------------------------------------
 
-    def submit(
-        self, config: PretrainConfig, *, name: str = "", prediction: tuple[float, float, float] | None = None
-    ) -> str:
+    def submit(self, config: RunConfig, *, name: str = "", prediction: tuple[float, float, float] | None = None) -> str:
         """Start a run, or queue it behind the one that is running.
 
         Args:
@@ -131,18 +129,15 @@ class Engine:
             The run's id.
 
         Raises:
-            DataError: the corpus is not there, or too short for the context.
+            LabError: the corpus, the data set or the model is not there, or cannot be trained on.
         """
-        from lab.data.text_data import prepare_text
-
-        prepare_text(config)  # what cannot work is said now, not by a run that fails
-        return self._begin(rundir.create_run(config, name=name), prediction)
+        return self._begin(rundir.create_run(jobs.ready(config), name=name), prediction)
 
     def fork(
         self,
         run_id: str,
         step: int | None,
-        config: PretrainConfig,
+        config: RunConfig,
         *,
         name: str = "",
         prediction: tuple[float, float, float] | None = None,
@@ -283,12 +278,11 @@ class Engine:
     def _train(self, run_id: str) -> None:
         run = self._directory(run_id)
         try:
-            from lab.forecast.adviser import MemoryAdviser
-            from lab.training.run import MEMORY_METRIC, train_run  # torch loads here, not when the app starts
+            from lab.training.run import MEMORY_METRIC  # torch loads here, not when the app starts
 
             ingest(self.database, run)  # what an earlier process left: it must not come in after the rows of this one
             recorder = DatabaseRecorder(self.database, run_id)
-            outcome = train_run(run, recorder, None, MemoryAdviser())
+            outcome = jobs.execute(run, recorder)
             recorder.close()
             if outcome.val_loss is not None:
                 self.database.resolve_predictions(run_id, "val/loss", outcome.val_loss)
