@@ -62,7 +62,7 @@ def split(conversations: Sequence[Conversation], val_fraction: float, seed: int)
         if len(val) + len(group) <= target:
             val += group
     if not val:
-        val = list(min(groups, key=lambda group: len(group)))
+        val = list(sorted(groups, key=len)[0])
     chosen = set(val)
     return [place for place in range(len(conversations)) if place not in chosen], sorted(val)
 
