@@ -21,7 +21,7 @@ def show(choice: Choice, text: str) -> None:
     layer, _ = selected_head(session.anatomy.n_layers, session.anatomy.n_heads)
     look = look_at(choice, text, layer=layer)
     draw_badge(look, model_facts(session))
-    draw_keep(look, session)
+    draw_keep(look, choice)
     choose_step(choice)
     draw_tokens(look)
     draw_heads(look, session.anatomy.n_kv_heads)

@@ -25,7 +25,7 @@ def show(choice: Choice, text: str) -> None:
     look = look_at(choice, text, points=ALL_POINTS)
     session = open_model(choice)
     draw_badge(look, model_facts(session))
-    draw_keep(look, session)
+    draw_keep(look, choice)
     choose_step(choice)
     view = st.segmented_control(
         "View", VIEWS, default=VIEWS[0], required=True, key="probing_view", bind="query-params",
@@ -38,7 +38,7 @@ def show(choice: Choice, text: str) -> None:
     elif view == "Length of the stream":
         draw_norms(look)
     elif view == "What each layer did":
-        draw_branches(look)
+        draw_branches(look, choice)
     elif view == "Where the answer passes":
         draw_patching(session, choice)
     elif view == "What can be read off":

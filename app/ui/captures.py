@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from app.ui import words
-from app.ui.looking import TEXT_KEY, Look
+from app.ui.looking import ALL_POINTS, TEXT_KEY, Look, look_at, open_model
 from app.ui.messages import plain, speaking
+from app.ui.model_choice import Choice
 
 if TYPE_CHECKING:
     from lab.analysis.stored import StoredCapture
-    from lab.sessions import ModelSession
 
 _TEXT_SHOWN = 40
 
 
-def draw_keep(look: Look, session: "ModelSession") -> None:
+def draw_keep(look: Look, choice: Choice) -> None:
     """Store what is looked at under its run, or for a model that was not trained here among the lab's own files."""
     with st.popover("Keep this capture", type="tertiary"):
         st.markdown(
@@ -27,11 +27,11 @@ def draw_keep(look: Look, session: "ModelSession") -> None:
         name = st.text_input("Name", value=f"{look.title} {look.text[:20].strip()}", key="capture_name")
         if st.button("Keep", type="primary", key="capture_keep"):
             with speaking():
-                st.success(f"Kept as {plain(str(keep(look, session, name)))}.")
+                st.success(f"Kept as {plain(str(keep(look, choice, name)))}.")
 
 
-def keep(look: Look, session: "ModelSession", name: str) -> Path:
-    """Write it; returns where.
+def keep(look: Look, choice: Choice, name: str) -> Path:
+    """Write it, with every point of the stream, whichever page it is kept on; returns where.
 
     Raises:
         LabError: it cannot be written.
@@ -39,6 +39,9 @@ def keep(look: Look, session: "ModelSession", name: str) -> Path:
     from lab.analysis.stored import capture_path, folder_of, save_capture
     from lab.rundir import find_run
 
+    session = open_model(choice)
+    layer = look.kept_heads[0][0] if look.kept_heads else None
+    look = look_at(choice, look.text, points=ALL_POINTS, layer=layer)
     run_folder = find_run(session.run_id).path if session.run_id is not None else None
     path = capture_path(folder_of(run_folder, session.name), name)
     about = {

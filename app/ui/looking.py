@@ -18,7 +18,6 @@ from app.ui.head_grid import thumbnails
 from app.ui.messages import plain
 from app.ui.model_choice import Choice
 from app.ui.state import get_engine
-from lab.data.corpora import find_corpus, list_corpora, read_text
 from lab.errors import ModelError
 from lab.store.looks import put_look
 
@@ -47,7 +46,6 @@ TEXT_KEY, LOOK_KEY = "text", "look"
 """Query parameters and session keys: what is read, and that the person has asked to look."""
 _LONGEST_ADDRESS = 400
 _PICTURE = "picture"
-_CORPUS_CHARACTERS = 200_000
 
 
 @dataclass(frozen=True)
@@ -292,9 +290,3 @@ def model_facts(session: "ModelSession") -> dict[str, Any]:
     heads = f"{parts.n_heads}" if parts.n_heads == parts.n_kv_heads else f"{parts.n_heads} on {parts.n_kv_heads} KV"
     facts = {"layers": parts.n_layers, "heads": heads, "width": parts.d_model, "precision": session.precision}
     return {**facts, "memory": words.data(session.bytes)}
-
-
-def corpus_tokens(session: "ModelSession") -> "NDArray[np.integer]":
-    """A piece of text that the model did not train on: the end of its own corpus, else of the first one here."""
-    name = session.config.data.corpus if session.config is not None else list_corpora()[0].name
-    return session.tokenizer.encode_array(read_text(find_corpus(name))[-_CORPUS_CHARACTERS:])

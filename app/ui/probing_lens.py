@@ -8,7 +8,7 @@ import pandas as pd
 import streamlit as st
 
 from app.ui.heatmaps import draw, layer_heatmap
-from app.ui.looking import Look, corpus_tokens
+from app.ui.looking import Look
 from app.ui.words_of_looking import concept, export
 
 if TYPE_CHECKING:
@@ -123,6 +123,7 @@ def _tuned(session: "ModelSession") -> "LensTraining | None":
 
 def _train(session: "ModelSession", show: Callable[..., Any]) -> "LensTraining":
     from lab.analysis.tuned_lens import corpus_streams, train_tuned_lens
+    from lab.sessions.probing import corpus_tokens
 
     parts = session.anatomy
     with session.lock:

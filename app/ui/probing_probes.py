@@ -8,7 +8,6 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from app.ui.heatmaps import draw
-from app.ui.looking import corpus_tokens
 from app.ui.messages import plain, speaking
 from app.ui.model_choice import Choice
 from app.ui.words_of_looking import concept, export
@@ -24,8 +23,6 @@ PROPERTIES = {
     "sentiment": "Good or bad word in the sentence",
     "own": "Own labels (CSV)",
 }
-EXAMPLES = 1_500
-_TEXTS, _LENGTH = 60, 64
 _REPORT = "probe_report"
 
 
@@ -63,40 +60,12 @@ def draw_probes(session: "ModelSession", choice: Choice) -> None:
 def _train(
     session: "ModelSession", asked_for: str, kind: str, content: bytes, show: Callable[..., Any]
 ) -> tuple["ProbeTask", "ProbeReport"]:
-    from lab.analysis.probe_data import activations
-    from lab.analysis.probes import probe_rows
-    from lab.models.families import anatomy
-    from lab.models.gpt import build_gpt
+    from lab.sessions.probing import probe
 
-    task = _task(session, asked_for, content).sampled(EXAMPLES)
-    with session.lock:
-        features = activations(
-            session.anatomy, task, progress=lambda done, total: show(0.4 * done / total, text=f"Text {done} of {total}")
-        )
-    baselines = {}
-    if session.config is not None:
-        fresh = build_gpt(session.config.model, seed=session.config.train.seed).eval()
-        baselines["untrained model"] = activations(anatomy(fresh), task)
-    report = probe_rows(
-        features, task.labels, tokens=task.tokens, groups=task.groups, baselines=baselines, kind=kind,  # type: ignore[arg-type]
-        progress=lambda done, total: show(0.4 + 0.6 * done / total, text=f"Probe {done} of {total}"),
+    return probe(
+        session, asked_for, kind=kind, content=content,  # type: ignore[arg-type]
+        progress=lambda share, sentence: show(share, text=sentence),
     )  # fmt: skip
-    return task, report
-
-
-def _task(session: "ModelSession", asked_for: str, content: bytes) -> "ProbeTask":
-    from lab.analysis import probe_data
-
-    tokenizer, context = session.tokenizer, session.anatomy.context_length
-    if asked_for == "own":
-        return probe_data.from_csv(tokenizer, content, context_length=context)
-    if asked_for == "sentiment":
-        return probe_data.sentiment_words(tokenizer)
-    length = min(_LENGTH, context)
-    texts = probe_data.windows_of(corpus_tokens(session), length=length, n_texts=_TEXTS)
-    if asked_for == "position":
-        return probe_data.position_in_text(texts)
-    return probe_data.next_character_class(tokenizer, texts)
 
 
 def _draw_report(report: "ProbeReport", task: "ProbeTask", choice: Choice) -> None:

@@ -7,8 +7,8 @@ import streamlit as st
 from app.ui.attention_compare import choose_second
 from app.ui.attention_heads import token_choice
 from app.ui.heatmaps import draw, layer_heatmap, lines, scatter
-from app.ui.looking import Look
-from app.ui.messages import speaking
+from app.ui.looking import ALL_POINTS, Look
+from app.ui.messages import plain, speaking
 from app.ui.model_choice import Choice
 from app.ui.words_of_looking import concept, export
 
@@ -57,7 +57,7 @@ def draw_norms(look: Look) -> None:
     export(frame, name=f"norms-{point}-{look.file_name}", key="norms_csv")
 
 
-def draw_branches(look: Look) -> None:
+def draw_branches(look: Look, choice: Choice) -> None:
     """What attention and what the feed-forward did in each layer, apart; and whose work the end is."""
     from lab.analysis.residual import layer_diff, shares, stream_parts
 
@@ -74,6 +74,12 @@ def draw_branches(look: Look) -> None:
     frame = pd.DataFrame({"layer": layers, **curves})
     export(frame, name=f"branches-{effect}-{look.file_name}", key="branches_csv")
 
+    if st.toggle("Beside another model or step", key="branches_other", persist_state="session"):
+        with speaking():
+            second = choose_second(look, choice, points=ALL_POINTS)
+            if second is not None:
+                _draw_change(look, second)
+
     place = token_choice("Whose work is the final vector at", look, key="share_place")
     residual = look.capture.residual
     here = [residual[name][:, :, place : place + 1] for name in ("pre_attn", "delta_attn", "delta_ffn")]
@@ -87,6 +93,26 @@ def draw_branches(look: Look) -> None:
         "share works against the end."
     )
     export(pd.DataFrame({"part": names, "share": share}), name=f"shares-{look.file_name}", key="shares_csv")
+
+
+def _draw_change(look: Look, second: Look) -> None:
+    """What attention and what the feed-forward add differently in another model that read the same text."""
+    from lab.analysis.residual import compare_branches
+
+    if second.ids.tolist() != look.ids.tolist():
+        st.info("These two models cut the text into different tokens, so their branches have no counterparts.")
+        return
+    change = compare_branches(second.capture.residual, look.capture.residual)
+    layers = list(range(look.capture.n_layers))
+    curves = {label: getattr(change, branch).cpu().numpy() for branch, label in BRANCHES.items()}
+    figure = lines(curves, layers, x_title="layer", y_title="changed by", height=260)
+    draw(figure, key="branches_change", name=f"change-{look.file_name}")
+    st.caption(
+        f"How far what each branch adds is from what it adds in {plain(second.title)}, as a share of the latter; mean "
+        "over the text. 0: the same. Later layers read what earlier ones wrote, so a change grows on its way up."
+    )
+    frame = pd.DataFrame({"layer": layers, **curves})
+    export(frame, name=f"change-{look.file_name}", key="change_csv")
 
 
 def draw_similarity(look: Look, choice: Choice) -> None:

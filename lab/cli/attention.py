@@ -30,9 +30,10 @@ def attention(args: argparse.Namespace) -> Outcome:
     found = session.capture(args.text)
     if not found.check.ok:
         raise ModelError(found.check.sentence)
-    if args.store is not None:
-        save_capture(found, args.store, about={"model": session.ref, "text": args.text})
     tokens = [session.tokenizer.label(int(token)) for token in found.ids[0]]
+    if args.store is not None:
+        about = {"model": session.ref, "title": session.name, "precision": session.precision}
+        save_capture(found, args.store, about={**about, "text": args.text, "tokens": tokens})
     stats = head_stats(found.attention, found.ids, windows=found.windows)
     heads = [
         {"layer": layer, "head": head, **{name: float(values[layer, head]) for name, values in stats.items()}}

@@ -2,10 +2,23 @@
 
 import argparse
 
-from lab.cli import attention, control_commands, corpora, doctor, estimate, generate, models, runs, sql, train
+from lab.cli import (
+    attention,
+    compare,
+    control_commands,
+    corpora,
+    doctor,
+    estimate,
+    generate,
+    models,
+    probe,
+    runs,
+    sql,
+    train,
+)
 from lab.cli.commands import Commands
 
-COMMANDS = (train, estimate, control_commands, generate, models, attention, runs, sql, corpora, doctor)
+COMMANDS = (train, estimate, control_commands, generate, models, attention, probe, compare, runs, sql, corpora, doctor)
 """Each module adds its commands with `add(commands)`; the order is that of `lab --help`."""
 
 

@@ -72,7 +72,7 @@ def footprint(folder: Path, device: torch.device | str = "cpu") -> Footprint:
     needed = {
         precision: int((1 + _ACTIVATIONS) * weight_bytes(parameters, linear, precision)) for precision in PRECISIONS
     }
-    return Footprint(parameters, needed, *_available(torch.device(device)))
+    return Footprint(parameters, needed, *available(torch.device(device)))
 
 
 def count_parameters(folder: Path) -> tuple[int, int]:
@@ -239,7 +239,8 @@ def _header(path: Path) -> dict[str, Any]:
     return header
 
 
-def _available(device: torch.device) -> tuple[int, str]:
+def available(device: torch.device) -> tuple[int, str]:
+    """Bytes that are free on a device now, and what to call them."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0], "the GPU's memory"
     import psutil  # here, because a bare GPU machine may lack it

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lab.analysis.capture import Capture, capture
+from lab.analysis.capture import Capture, capture, predicted_bytes
 from lab.analysis.checks import Checks
 from lab.analysis.interventions import Edit, edited, switched_off
 from lab.analysis.model_check import check_model
@@ -22,6 +22,7 @@ from lab.models.cached_reader import CachedReader, end_tokens
 from lab.models.families import Anatomy, anatomy, unwrapped
 from lab.models.generate import SampledToken, Sampling, generate, write
 from lab.models.gpt import GPTModel
+from lab.models.pretrained import available
 from lab.models.shapes import Precision
 from lab.sessions.variants import BASE, Weights
 
@@ -184,7 +185,19 @@ class ModelSession:
         with self.lock:
             if not self.check.ok:
                 raise ModelError(f"{self.name} can write text, but its inside cannot be shown: {self.check.sentence}")
+            self._check_room(ids, options)
             return capture(self.anatomy, ids.to(self.anatomy.device), **options)
+
+    def _check_room(self, ids: Tensor, options: Mapping[str, Any]) -> None:
+        """What a capture takes is known before it is made."""
+        sizes = {name: options[name] for name in ("points", "keep", "logits") if name in options}
+        needed = predicted_bytes(self.anatomy, *ids.shape, **sizes)
+        free, place = available(self.anatomy.device)
+        if needed > free:
+            raise ModelError(
+                f"A capture of {ids.shape[1]:,} tokens takes {needed / 2**30:.1f} GiB, but {free / 2**30:.1f} GiB of "
+                f"{place} are free: shorten the text, or keep figures and a few heads instead of all weights."
+            )
 
     @contextmanager
     def changed(

@@ -66,7 +66,7 @@ def crowded_gpu(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     """A GPU that a training fills but for some bytes, which a test may change; the machine's memory has room."""
     left = {"cuda": 10, "cpu": 64 * GIB}
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(pretrained, "_available", lambda device: (left[device.type], f"the {device.type}'s memory"))
+    monkeypatch.setattr(pretrained, "available", lambda device: (left[device.type], f"the {device.type}'s memory"))
     return left
 
 
@@ -97,7 +97,7 @@ def test_models_on_the_shelf_make_room_before_one_is_refused(tmp_path: Path, mon
     def available(device: torch.device) -> tuple[int, str]:
         return (10 if shelf.loaded() else 100 * needed), "this machine's memory"
 
-    monkeypatch.setattr(pretrained, "_available", available)
+    monkeypatch.setattr(pretrained, "available", available)
     session = shelf.get(second)
     assert shelf.loaded() == [session]
 

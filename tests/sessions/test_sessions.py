@@ -301,11 +301,11 @@ def test_a_model_that_does_not_fit_is_refused_with_what_would(llama: Path, monke
     from lab.models import pretrained
 
     needed = pretrained.footprint(llama).needed
-    monkeypatch.setattr(pretrained, "_available", lambda device: (needed["bf16"], "this machine's memory"))
+    monkeypatch.setattr(pretrained, "available", lambda device: (needed["bf16"], "this machine's memory"))
     with pytest.raises(ModelError, match=r"needs .* GiB in fp32, but .* are free\. Open it in bf16"):
         open_session(str(llama), precision="fp32")
     assert open_session(str(llama)).precision == "bf16"
-    monkeypatch.setattr(pretrained, "_available", lambda device: (10, "this machine's memory"))
+    monkeypatch.setattr(pretrained, "available", lambda device: (10, "this machine's memory"))
     with pytest.raises(ModelError, match="No precision of it fits here"):
         open_session(str(llama))
 
