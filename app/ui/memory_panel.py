@@ -1,8 +1,11 @@
 """The memory of the run that the form would start: whether it fits, where its peak is, and what would fit instead."""
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from app.ui import words
 from app.ui.forecasts import MOST, TARGETS, Answer, Question, Side, Target, get_forecasts, question_of
@@ -11,6 +14,17 @@ from app.ui.memory_figure import is_modelled_drawn, step_figure
 from app.ui.polled import polled
 from lab.config import PretrainConfig
 from lab.models.parts import state_bytes
+
+if TYPE_CHECKING:
+    from lab.forecast.fit import Saving
+
+SAVING_KNOBS = {
+    "batch_size", "context_length", "tie_embeddings", "precision", "attention_impl", "optimizer",
+    "gradient_checkpointing",
+}  # fmt: skip
+"""Those whose neighbouring value is forecast, and shown beside the field."""
+
+Places = dict[str, DeltaGenerator]
 
 POLL_S = 1.0
 """Only while something is being computed."""
@@ -55,6 +69,26 @@ def draw_verdict(config: PretrainConfig) -> None:
         for one, side in answer.sides.items()
     ]
     st.caption("**Memory** " + " · ".join(parts))
+
+
+def saving_places(names: Sequence[str]) -> Places:
+    """Beside a field that has just been drawn: a place for what another value of it would save."""
+    return {name: st.empty() for name in names if name in SAVING_KNOBS}
+
+
+def draw_savings_beside(config: PretrainConfig, places: Places) -> None:
+    """Into those places, once it is known: the neighbouring value of each knob, and what it would change."""
+    answer = _ask(question_of(config, st.session_state.get(TARGET_KEY) or "here"))
+    for saving in (answer.savings or ()) if answer is not None else ():
+        if saving.knob in places:
+            places[saving.knob].caption(said_beside(saving))
+
+
+def said_beside(saving: "Saving") -> str:
+    """sdpa: −0.42 GiB."""
+    value = "on" if saving.value is True else words.value(saving.value)
+    sign = "−" if saving.saves_bytes >= 0 else "+"
+    return f"{value}: **{sign}{gib(abs(saving.saves_bytes))}**"
 
 
 def text_colour() -> str:

@@ -20,7 +20,7 @@ from app.ui.form_settings import (
     first_preset,
 )
 from app.ui.forms import Form
-from app.ui.memory_panel import draw_verdict
+from app.ui.memory_panel import SAVING_KNOBS, Places, draw_savings_beside, draw_verdict, saving_places
 from app.ui.messages import plain, sentences, show_mistakes
 from app.ui.state import FORK_KEY
 from lab.config import PRESET_HINTS, PRESETS, PretrainConfig
@@ -60,9 +60,9 @@ def draw_form(
     basics, summary, go, more, folds = (st.container(gap="xsmall") for _ in range(5))
     with basics:
         draw_fork_notice()
-        draw_basics(form)
+        places = draw_basics(form)
     with folds:
-        draw_folds(form)
+        places |= draw_folds(form)
         name, guess = draw_name_and_guess()
     config, text, mistakes = checked(form)
     known = None
@@ -72,6 +72,7 @@ def draw_form(
         with summary:
             draw_figures(config, text, found)
             draw_verdict(known)
+            draw_savings_beside(known, places)
         with more:
             draw_parts(config, found)
     with go:
@@ -89,8 +90,8 @@ def draw_form(
     return known
 
 
-def draw_basics(form: Form) -> None:
-    """Preset, text, budget, learning rate."""
+def draw_basics(form: Form) -> Places:
+    """Preset, text, budget, learning rate. Returns the places for what other values would save of memory."""
     names = list(PRESETS)
     st.selectbox(
         "Preset",
@@ -113,8 +114,10 @@ def draw_basics(form: Form) -> None:
         form.field("seed")
     with right:
         form.field("batch_size")
+        places = saving_places(["batch_size"])
         draw_budget_value(form)
         form.field("learning_rate")
+    return places
 
 
 def draw_budget(form: Form) -> None:
@@ -139,14 +142,15 @@ def draw_budget_value(form: Form) -> None:
     form.field(name, start=form.defaults[name] if form.defaults[name] is not None else usual[name])
 
 
-def draw_folds(form: Form) -> None:
-    """Everything else, folded by what it is about; the model first."""
+def draw_folds(form: Form) -> Places:
+    """Everything else, folded by what it is about; the model first. Returns places as `draw_basics` does."""
     groups = form.groups()
     order = [MODEL_FOLD, *(group for group in groups if group != MODEL_FOLD)]
+    places: Places = {}
     with st.expander("Advanced"):
         for group in order:
             st.markdown(f"**{group}**")
-            draw_fields(form, groups[group])
+            places |= draw_fields(form, groups[group])
         st.button(
             "Back to the preset's values",
             on_click=fill_all_from_preset,
@@ -154,10 +158,12 @@ def draw_folds(form: Form) -> None:
             type="tertiary",
             help="Puts every field back to what the preset says.",
         )
+    return places
 
 
-def draw_fields(form: Form, names: Sequence[str]) -> None:
+def draw_fields(form: Form, names: Sequence[str]) -> Places:
     """Numbers and choices two in a row; what needs room to be read has a row of its own."""
+    places: Places = {}
     leaves = form.leaves
     wide = [name for name in names if leaves[name].type is bool or leaves[name].many]
     narrow = [name for name in names if name not in wide]
@@ -168,8 +174,14 @@ def draw_fields(form: Form, names: Sequence[str]) -> None:
         with columns[1]:
             if right is not None:
                 form.field(right)
+        if SAVING_KNOBS & {left, right}:
+            for column, name in zip(st.columns(2), (left, right), strict=True):
+                with column:
+                    places |= saving_places([name] if name is not None else [])
     for name in wide:
         form.field(name)
+        places |= saving_places([name])
+    return places
 
 
 def draw_name_and_guess() -> tuple[str, tuple[float | None, float | None, float | None]]:

@@ -4,11 +4,13 @@ import threading
 
 import pandas as pd
 import pytest
+from streamlit.testing.v1 import AppTest
 
-from app.ui.forecasts import Forecasts, Question
+from app.ui.forecasts import Answer, Forecasts, Question, get_forecasts
 from app.ui.memory_after import by_device
 from app.ui.memory_figure import MOST_MOMENTS, is_modelled_drawn, step_figure, step_rows
-from lab.config import PretrainConfig, build_pretrain, changed
+from app.ui.memory_panel import said_beside
+from lab.config import PRESETS, PretrainConfig, build_pretrain, changed
 from lab.forecast.bare import bare
 from lab.forecast.budget import gpu_budget
 from lab.forecast.memory import GivenUpError, MemoryForecast, forecast, giving_up_when
@@ -79,6 +81,29 @@ def test_the_thread_answers_everything_and_what_a_tab_left_is_dropped() -> None:
     assert answer.largest is not None
     assert answer.largest["batch_size"]
     assert forecasts._answers.get(left) is None
+
+
+def test_each_memory_knob_says_beside_its_field_what_another_value_saves(pretraining: AppTest) -> None:
+    answer = answered(pretraining)
+    assert answer.savings
+    shown = [caption.value for caption in pretraining.sidebar.caption]
+    for saving in answer.savings:
+        assert said_beside(saving) in shown
+    assert any(said.startswith("on: **−") for said in shown), "gradient checkpointing saves something"
+
+
+def answered(page: AppTest) -> Answer:
+    """What the page's own question came to, once the page shows it."""
+    config = PRESETS["pocket"]
+    for _ in range(600):
+        answers = [answer for answer in get_forecasts()._answers.values() if answer.is_done]
+        if answers:
+            page.run()
+            assert not page.exception
+            assert answers[0].sides["here"].forecast.config.model.emb_dim == config.model.emb_dim
+            return answers[0]
+        threading.Event().wait(0.1)
+    raise AssertionError("no forecast came")
 
 
 def test_errors_are_summed_up_by_device() -> None:
