@@ -1,0 +1,70 @@
+"""A tiny model that chats, saved as a folder, and what a test of its fine-tuning needs."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from lab.config import FineTuneConfig, build_finetune
+from lab.finetuning.adapter import attach
+from lab.finetuning.base import find_base, load_base
+from lab.finetuning.datasets import Prepared, prepare
+from lab.finetuning.task import FineTuneTask
+from lab.training.precision import Precision
+from tests.finetuning.tokenizers import CHAT, saved_tokenizer
+from tests.tiny_models import CONFIGS, filled
+
+CPU = torch.device("cpu")
+
+SMALL: dict[str, Any] = {
+    "dataset": "pirate", "max_length": 512, "batch_size": 2, "max_steps": 3, "eval_every": 100, "eval_tokens": 2_000,
+    "sample_tokens": 0, "rank": 4, "threads": 1, "precision": "fp32", "device": "cpu", "learning_rate": 1e-2,
+}  # fmt: skip
+"""A run of a second or two. Nothing in it is `auto`, so nothing is measured."""
+
+
+def tiny_folder(folder: Path, family: str = "llama", template: str | None = CHAT) -> Path:
+    """A model of this family with random weights and a context of 512, with a tokenizer of bytes that chats."""
+    config: Any = CONFIGS[family]()
+    config.vocab_size += 2  # the marks of the template
+    for name in ("max_position_embeddings", "n_positions"):
+        if name in config.to_dict():
+            setattr(config, name, 512)
+    model = filled(transformers.AutoModelForCausalLM.from_config(config))
+    model.save_pretrained(folder)
+    return saved_tokenizer(folder, template)
+
+
+def config_for(folder: Path | str, **changes: Any) -> FineTuneConfig:
+    return build_finetune(SMALL, {"model": str(folder), **changes})
+
+
+def task_for(config: FineTuneConfig, *, stir: bool = True) -> tuple[FineTuneTask, Prepared]:
+    """The task of a run, without a run.
+
+    Args:
+        stir: move every B off zero; with B = 0 no A has a gradient, and a mistake there would not show.
+    """
+    base = find_base(config.model.model)
+    data = prepare(config, base.tokenizer)
+    name = config.compute.precision
+    assert name != "auto"
+    model = load_base(base, config, name, CPU)
+    if config.has_adapter:
+        model, _ = attach(model, config.model, config.train.seed, address=base.address)
+        if stir:
+            stir_adapter(model)
+    return FineTuneTask(model, config, data, base.tokenizer, Precision(name, CPU)), data
+
+
+@torch.no_grad()
+def stir_adapter(model: torch.nn.Module) -> None:
+    generator = torch.Generator().manual_seed(3)
+    for name, parameter in model.named_parameters():
+        if ".lora_B." in name:
+            parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
+
+
+def gradients(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
