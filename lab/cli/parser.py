@@ -9,6 +9,7 @@ from lab.cli import (
     corpora,
     doctor,
     estimate,
+    export,
     generate,
     models,
     probe,
@@ -18,7 +19,21 @@ from lab.cli import (
 )
 from lab.cli.commands import Commands
 
-COMMANDS = (train, estimate, control_commands, generate, models, attention, probe, compare, runs, sql, corpora, doctor)
+COMMANDS = (
+    train,
+    estimate,
+    control_commands,
+    generate,
+    models,
+    attention,
+    probe,
+    compare,
+    export,
+    runs,
+    sql,
+    corpora,
+    doctor,
+)
 """Each module adds its commands with `add(commands)`; the order is that of `lab --help`."""
 
 

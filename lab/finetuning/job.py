@@ -15,6 +15,7 @@ from lab.finetuning.adapter import FOLDER, Targets, attach, write_adapter, write
 from lab.finetuning.base import all_weights, context_of, find_base, load_base
 from lab.finetuning.batches import RowBatches
 from lab.finetuning.datasets import Prepared, prepare
+from lab.finetuning.forgetting import Forgetting
 from lab.finetuning.packing import check_packing
 from lab.finetuning.task import FineTuneTask
 from lab.models.gpt import GPTModel
@@ -63,7 +64,9 @@ class FineTuneJob:
             "packed_to": config.data.max_length if config.data.packing else None,
             "seed": train.seed,
         }
-        self.probes: list[Probe] = []
+        self.probes: list[Probe] = [
+            Forgetting(self.base.tokenizer, context_of(model), device=self.device, autocast=precision.autocast)
+        ]
         self.resolved = self._facts(model)
         if config.has_adapter:
             folder = self.run.path / FOLDER

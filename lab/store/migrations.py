@@ -23,6 +23,11 @@ METRIC_INFO = [
     ("system/memory_gib", "GiB", "lower", "Peak memory of the training process so far."),
 ]  # fmt: skip
 
+FORGETTING_INFO = [
+    ("forget/loss", "nats per token", "lower", "Loss on an old story that fine-tuning never shows: what it forgot."),
+    ("forget/accuracy", "share", "higher", "Simple questions on other matters answered rightly; guessing: 0.25."),
+]
+
 
 def create_the_record(cursor: Cursor) -> None:
     for statement in FIRST_TABLES:
@@ -66,11 +71,17 @@ def keep_what_was_seen_inside(cursor: Cursor) -> None:
         )
 
 
+def say_what_forgetting_is(cursor: Cursor) -> None:
+    for row in FORGETTING_INFO:
+        cursor.execute("INSERT INTO metric_info VALUES (?, ?, ?, ?)", row)
+
+
 MIGRATIONS: tuple[Callable[[Cursor], None], ...] = (
     create_the_record,
     sum_up_runs_that_ended,
     keep_what_people_write,
     keep_what_was_seen_inside,
+    say_what_forgetting_is,
 )
 
 

@@ -11,7 +11,7 @@ from lab.config import PretrainConfig, leaves, to_json
 from lab.errors import DatabaseBusy, StoreError
 from lab.rundir import RunDir
 from lab.store import Database, DatabaseRecorder, metric_info, predictions, run_row
-from lab.store.migrations import METRIC_INFO
+from lab.store.migrations import FORGETTING_INFO, METRIC_INFO
 from tests.store.conftest import losses, recorded_steps
 
 
@@ -24,7 +24,7 @@ def test_a_new_record_is_made_where_there_is_none(lab_home: Path) -> None:
 
 def test_every_metric_of_the_trainer_has_unit_direction_and_description(database: Database) -> None:
     info = metric_info(database)
-    assert set(info) == {name for name, *_ in METRIC_INFO}
+    assert set(info) == {name for name, *_ in (*METRIC_INFO, *FORGETTING_INFO)}
     assert info["val/loss"]["unit"] == "nats per token"
     assert info["val/loss"]["better"] == "lower"
     assert all(entry["description"] for entry in info.values())
