@@ -239,6 +239,11 @@ class Engine:
             others=[status for run_id, status in by_id.items() if run_id != active and status.status in LIVE],
         )
 
+    @property
+    def is_training(self) -> bool:
+        """Whether a run of this process has the worker now. Unlike `status`, it reads nothing from the record."""
+        return self._active is not None
+
     # -- writing text -----------------------------------------------------------------------------------
 
     def generate(self, ref: str, prompt: str, sampling: "Sampling", precision: str = "auto") -> str:
@@ -278,16 +283,12 @@ class Engine:
     def _train(self, run_id: str) -> None:
         run = self._directory(run_id)
         try:
-            from lab.training.run import MEMORY_METRIC  # torch loads here, not when the app starts
-
             ingest(self.database, run)  # what an earlier process left: it must not come in after the rows of this one
             recorder = DatabaseRecorder(self.database, run_id)
             outcome = jobs.execute(run, recorder)
             recorder.close()
-            if outcome.val_loss is not None:
-                self.database.resolve_predictions(run_id, "val/loss", outcome.val_loss)
-            if outcome.memory_gib is not None:
-                self.database.resolve_predictions(run_id, MEMORY_METRIC, outcome.memory_gib)
+            for metric, value in outcome.outcomes.items():
+                self.database.resolve_predictions(run_id, metric, value)
         except RunError as error:  # another process was faster: the run is that one's, or finished by now
             self._tell(str(error))
             self.database.update_run(run_id, status=run.info()["status"])

@@ -189,15 +189,14 @@ def _hand_over(run: "RunDir", ended: "Ended") -> None:
     """Take the run's rows into the record, unless another process owns it: then that one has taken them live."""
     from lab.errors import DatabaseBusy, StoreError
     from lab.store import Database, adopt, ingest
-    from lab.training.run import MEMORY_METRIC
+    from lab.store.segment_files import SegmentWriter
 
     try:
+        if ended.outcomes:
+            SegmentWriter(run.segments).write_outcomes(run.run_id, ended.outcomes)
         with Database.open(patience_s=0.0) as database:
             adopt(database, run)
             ingest(database, run)
-            for metric, value in (("val/loss", ended.val_loss), (MEMORY_METRIC, ended.memory_gib)):
-                if value is not None:
-                    database.resolve_predictions(run.run_id, metric, value)
     except DatabaseBusy:
         return
     except StoreError as error:  # the training itself is safe: its rows wait in its folder

@@ -1,5 +1,7 @@
 """How much memory there is, and whether a need fits into it."""
 
+import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -52,6 +54,11 @@ def modelled(device: Device, peak_bytes: int) -> tuple[Modelled, ...]:
             "gaps between tensors that the allocator holds but cannot use; 2 to 10 % of the peak",
         ),
     )
+
+
+def reserved_on_top(parts: tuple[Modelled, ...]) -> int:
+    """Bytes that CUDA's allocator holds beyond the tensors: workspace and fragmentation."""
+    return sum(part.bytes for part in parts if part.name in ("workspace", "fragmentation"))
 
 
 @dataclass(frozen=True)
@@ -123,10 +130,43 @@ def this_device(device: Device) -> Budget:
     return Budget("this computer's memory", "cpu", min(psutil.virtual_memory().total, _container_limit()))
 
 
+def free_memory() -> tuple[int, int]:
+    """Bytes that a process could still have on this computer: without swapping, and at most.
+
+    Beyond the second the system ends a process. Where swap grows by itself (macOS) nobody knows that number: it is all
+    of the memory then.
+    """
+    memory = psutil.virtual_memory()
+    container = _container_limit() - _container_use()
+    free = min(memory.available, container)
+    if sys.platform != "linux":
+        return free, memory.total
+    return free, min(memory.available + psutil.swap_memory().free, container)
+
+
+_CGROUP = Path("/sys/fs/cgroup")
+_ENDLESS = 1 << 62
+
+
 def _container_limit() -> int:
     """Bytes that this process' control group may use; in a container less than the machine has."""
+    return _number(_CGROUP / "memory.max", _ENDLESS)
+
+
+def _container_use() -> int:
+    """Bytes that it uses and could not give back at once; 0 where it has no limit."""
+    if _container_limit() == _ENDLESS:
+        return 0
+    cached = 0
+    with suppress(OSError):
+        lines = (_CGROUP / "memory.stat").read_text().splitlines()
+        cached = sum(int(line.split()[1]) for line in lines if line.startswith("inactive_file "))
+    return max(0, _number(_CGROUP / "memory.current", 0) - cached)
+
+
+def _number(path: Path, otherwise: int) -> int:
     try:
-        text = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+        text = path.read_text().strip()
     except OSError:
-        return 1 << 62
-    return int(text) if text.isdigit() else 1 << 62
+        return otherwise
+    return int(text) if text.isdigit() else otherwise

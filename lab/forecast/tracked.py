@@ -5,7 +5,7 @@ for a small run it says little. The tracker sees each tensor of the step, and th
 """
 
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -30,8 +30,13 @@ class TrackedStep:
         return None if self.timeline is None else self.timeline.peak_bytes
 
     @property
-    def curve(self) -> tuple[CurvePoint, ...]:
+    def points(self) -> tuple[CurvePoint, ...]:
         return () if self.timeline is None else curve_of(self.timeline)
+
+    @property
+    def curve(self) -> list[Mapping[str, Any]]:
+        """As it is kept with the run: see `lab.training.memory.Followed`."""
+        return documents(self.points)
 
 
 class RealTracker(StorageTracker):
@@ -84,7 +89,19 @@ def tracked(trainer: Trainer) -> Iterator[TrackedStep]:
         del task.loss_sum  # the method of its class again
         for hook in hooks:
             hook.remove()
-    found.timeline = timeline(tracker.log)
+    if any(place.phase == "update" for place in tracker.log.places):  # else it was stopped on the way
+        found.timeline = timeline(tracker.log)
+
+
+def documents(points: Sequence[CurvePoint]) -> list[Mapping[str, Any]]:
+    """A step's curve as JSON values."""
+    return [
+        {
+            "phase": point.phase, "micro_batch": point.micro_batch, "layer": point.layer, "line": point.line,
+            "kinds": {kind: size for kind, size in point.kinds.items() if size},
+        }
+        for point in points
+    ]  # fmt: skip
 
 
 def _nested(args: Any) -> Iterator[Tensor]:

@@ -75,8 +75,13 @@ class SegmentWriter:
         """Write "delete this run's rows beyond the step" as a segment of its own."""
         self.write_table("rollback", _pyarrow().table({"run_id": [run_id], "after_step": [after_step]}))
 
+    def write_outcomes(self, run_id: str, outcomes: Mapping[str, float]) -> None:
+        """Write what came of the run's predictions, by metric, as a segment of its own."""
+        rows = {"run_id": [run_id] * len(outcomes), "metric": list(outcomes), "actual": list(outcomes.values())}
+        self.write_table("outcomes", _pyarrow().table(rows))
+
     def write_table(self, kind: str, table: "pyarrow.Table") -> None:
-        """Write a finished table as one segment; `kind` is the table in the record, "runs" or "rollback"."""
+        """Write a finished table as one segment; `kind` is a table, "runs", "rollback" or "outcomes"."""
         import pyarrow.parquet
 
         buffer = io.BytesIO()

@@ -92,6 +92,12 @@ def _take(cursor: Cursor, run_dir: RunDir, segment: Segment, sha256: str) -> int
         for run_id, after_step in cursor.execute("SELECT run_id, after_step FROM read_parquet(?)", source).fetchall():
             delete_beyond(cursor, run_id, after_step)
         rows = 0
+    elif segment.table == "outcomes":
+        cursor.execute(
+            "UPDATE predictions p SET actual = o.actual FROM read_parquet(?) o "
+            "WHERE p.run_id = o.run_id AND p.metric = o.metric", source,
+        )  # fmt: skip
+        rows = 0
     else:
         raise duckdb.DataError(f"this lab knows no table {segment.table!r}")
     cursor.execute("INSERT INTO segments_ingested VALUES (?, ?, ?, ?)", [name, sha256, rows, datetime.now(UTC)])

@@ -7,17 +7,21 @@ a run may hand `train_run` an `Adviser` from there.
 import resource
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import psutil
 import torch
 from torch import nn
 
 from lab.config import RunConfig
+from lab.errors import TrainingError
+
+if TYPE_CHECKING:
+    from lab.training.trainer import Trainer
 
 GIB = 2**30
 
@@ -54,6 +58,33 @@ class Foreseen:
     """By the run itself, beyond the process that it runs in: tensors, and on a CPU the copy for a checkpoint."""
     warning: str = ""
     """Why it may not work out; empty when it fits."""
+    step_bytes: int | None = None
+    """By the tensors of one training step, where `Adviser.follow` measures that; else None."""
+    reserved_bytes: int | None = None
+    """What the device's allocator will hold, gaps and all; None on a CPU."""
+    curve: Sequence[Mapping[str, Any]] = ()
+    """The forecast step, point by point: phase, layer, line and kinds."""
+
+
+class Followed(Protocol):
+    """One real step, once it has been taken."""
+
+    @property
+    def peak_bytes(self) -> int | None:
+        """The most that its tensors held; None where that cannot be followed."""
+
+    @property
+    def curve(self) -> Sequence[Mapping[str, Any]]:
+        """Point by point, as in `Foreseen`."""
+
+
+class TooLargeError(TrainingError):
+    """This machine cannot hold the run; trying would end the process."""
+
+    def __init__(self, sentence: str, limit_bytes: int):
+        super().__init__(sentence)
+        self.limit_bytes = limit_bytes
+        """What there is for tensors."""
 
 
 class Adviser(Protocol):
@@ -63,8 +94,11 @@ class Adviser(Protocol):
         """Before the first step. `config` has its device and precision.
 
         Raises:
-            TrainingError: the machine cannot hold this run, whatever else is closed.
+            TooLargeError: the machine cannot hold this run.
         """
+
+    def follow(self, trainer: "Trainer") -> AbstractContextManager[Followed]:
+        """Within this the trainer takes one real step."""
 
     def out_of_memory(self, config: RunConfig, limit_bytes: int) -> Sequence[Change]:
         """After it did not fit: changes that would, into `limit_bytes` of tensors; the fastest first."""
@@ -108,6 +142,10 @@ class MemoryWatch:
             return torch.cuda.max_memory_allocated(self.device)
         mark = _highest_resident() if self._has_mark else None
         return None if mark is None else max(0, mark - self._before)
+
+    def reserved_bytes(self) -> int | None:
+        """The most that CUDA's allocator held; None on a CPU."""
+        return torch.cuda.max_memory_reserved(self.device) if self.device.type == "cuda" else None
 
     @property
     def before_bytes(self) -> int:

@@ -4,9 +4,9 @@ import os
 import platform
 import socket
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
@@ -15,16 +15,17 @@ from typing import Literal
 import torch
 
 import lab
-from lab.config import RunConfig, to_json
+from lab.config import to_json
 from lab.control import Control
 from lab.errors import CheckpointError, DataError, LabError, RunError, TrainingError
 from lab.files import write_bytes
 from lab.models.checkpoints import CheckpointInfo, checkpoints_in, put_weights
 from lab.rundir import RunDir
 from lab.training import machine
+from lab.training.account import MemoryAccount
 from lab.training.contracts import Job, Recorder, Say
 from lab.training.keeper import FoundState, Keeper, newest_state, restore_optimizer
-from lab.training.memory import Adviser, Change, MemoryWatch, as_documents, is_out_of_memory, let_go, phase_of
+from lab.training.memory import Adviser, is_out_of_memory, let_go, phase_of
 from lab.training.precision import resolve_device
 from lab.training.pretraining_job import PretrainJob
 from lab.training.trainer import Trainer
@@ -32,8 +33,6 @@ from lab.training.trainer import Trainer
 PACKAGES = ("torch", "tiktoken", "transformers", "bitsandbytes", "duckdb", "streamlit")
 
 MakeJob = Callable[[RunDir, torch.device, Say], Job]
-
-MEMORY_METRIC = "system/memory_gib"
 
 
 @dataclass(frozen=True)
@@ -44,8 +43,13 @@ class Outcome:
     steps: int
     val_loss: float | None
     error: str | None = None
-    memory_gib: float | None = None
-    """The most that the run took: on a CPU by how much the process grew, on CUDA what its allocator handed out."""
+    memory: Mapping[str, float] = field(default_factory=dict)
+    """What the run took in GiB, by metric (`account.py`)."""
+
+    @property
+    def outcomes(self) -> dict[str, float]:
+        """By metric what came of the things that were predicted."""
+        return {**({} if self.val_loss is None else {"val/loss": self.val_loss}), **self.memory}
 
 
 def train_run(
@@ -93,7 +97,7 @@ class _Session:
         self.adviser = adviser
         self.make_job = make_job
         self.job: Job | None = None
-        self.memory: MemoryWatch | None = None
+        self.memory: MemoryAccount | None = None
         self.trainer: Trainer | None = None
         self.keeper: Keeper | None = None
 
@@ -114,7 +118,8 @@ class _Session:
         said = "Finished all" if status == "finished" else "Stopped after"
         self._event("info", status, f"{said} {progress.step:,} steps; the final checkpoint is written.")
         self._end(status)
-        return Outcome(status, progress.step, progress.val_loss, memory_gib=self._settle_memory())
+        assert self.memory is not None
+        return Outcome(status, progress.step, progress.val_loss, memory=self.memory.settle())
 
     def _train(self, trainer: Trainer) -> Literal["finished", "stopped"]:
         try:
@@ -155,13 +160,13 @@ class _Session:
             raise CheckpointError("The parent's weights that this run was to start from are gone; fork it anew.")
         device = resolve_device(self.run.config().compute.device)
         self.job = job = self.make_job(self.run, device, self._event)
-        self.memory = MemoryWatch(device)
+        self.memory = MemoryAccount(self.run, device, self.recorder, self._event, self.adviser)
         machine.set_tf32(device, self.run.config().compute.tf32)
         job.build()
         config = job.config
         self.run.write_config(config)
         self.run.update_info(resolved=job.resolved, versions=_versions())
-        self._foresee(config)
+        self.memory.foresee(config)
         threads = config.compute.threads or 1
         self.keeper = Keeper(self.run, keep_last=config.train.keep_last, on_change=self._checkpoint_changed)
         self.trainer = Trainer(
@@ -174,6 +179,7 @@ class _Session:
             matmul_peak=machine.matmul_peak(job.task.precision, threads),
             identity={"optimizer": config.optim.optimizer, "data": job.identity},
             probes=job.probes,
+            around_first_step=self.memory.follow,
         )
         if found is not None:
             self._restore(self.trainer, found)
@@ -238,41 +244,11 @@ class _Session:
 
     # -- memory -----------------------------------------------------------------------------------------
 
-    def _foresee(self, config: RunConfig) -> None:
-        """Record what the run is going to need, once: a resumed run is the same run."""
-        assert self.memory is not None
-        if self.adviser is None:
-            self.memory.forget_peak()  # deciding on the precision took steps in others, too
-            return
-        with self.memory.aside():
-            foreseen = self.adviser.foresee(config)
-        self.memory.forget_peak()
-        if foreseen.warning:
-            self._event("warning", "warning", foreseen.warning)
-        if "memory" not in self.run.info():
-            row = {"metric": MEMORY_METRIC, "predicted": foreseen.needed_bytes / 2**30, "who": "forecast"}
-            self.recorder.rows("predictions", [row])
-        self.run.update_info(memory={"forecast_bytes": foreseen.needed_bytes}, out_of_memory=None)
-
-    def _settle_memory(self) -> float | None:
-        """Lay what the run took beside its forecast; GiB."""
-        peak = self.memory.peak_bytes() if self.memory is not None else None
-        if self.memory is None or peak is None:
-            return None
-        self.run.update_info(
-            memory={
-                **self.run.info().get("memory", {}),
-                "measured_bytes": peak,
-                "before_bytes": self.memory.before_bytes,
-            }
-        )
-        return peak / 2**30
-
     def _out_of_memory(self, error: BaseException) -> str:
         """Free what the step held, keep the newest state, and find out what would fit; returns the sentence."""
         phase = phase_of(error.__traceback__)
         traceback.clear_frames(error.__traceback__)  # the tensors of the step that broke off
-        limit = self.memory.limit_bytes() if self.memory is not None else 0
+        limit = self.memory.watch.limit_bytes() if self.memory is not None else 0
         step = 0
         if self.trainer is not None:
             step = self.trainer.progress.step + (phase in ("forward", "backward", "update"))
@@ -285,16 +261,10 @@ class _Session:
                     kept = f"The final checkpoint holds the weights of step {info.step:,}."
             except (LabError, MemoryError, RuntimeError) as second:
                 kept = f"And no final checkpoint could be written: {second or type(second).__name__}"
-        changes: Sequence[Change] = []
-        if self.adviser is not None:
-            with suppress(MemoryError, RuntimeError):  # to think about what fits takes a little memory, too
-                changes = self.adviser.out_of_memory(self.run.config(), limit)
-        self.run.update_info(out_of_memory={"phase": phase, "step": step, "advice": as_documents(changes)})
         what = f"Out of memory in the {phase} of step {step:,}." if step else f"Out of memory in the {phase}."
-        fits = "; or ".join(change.sentence for change in changes)
-        do = f"What would fit: {fits}." if changes else "Take a smaller batch, context or model."
-        self._event("error", "out_of_memory", f"{what} {do}")
-        return f"{what} {kept} {do}"
+        if self.memory is None:
+            return f"{what} {kept}"
+        return f"{what} {kept} {self.memory.advise(self.run.config(), what, phase, step, limit)}"
 
     # -- after ------------------------------------------------------------------------------------------
 

@@ -11,7 +11,8 @@ trainer imports neither the store nor the analysis: rows go to a recorder it is 
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -75,6 +76,7 @@ class Trainer:
         identity: what a state has to agree with to be continued, stored with each.
         matmul_peak: floating point operations per second that count as 100 % MFU.
         probes: looked at each evaluation.
+        around_first_step: entered for the first step.
     """
 
     def __init__(
@@ -89,6 +91,7 @@ class Trainer:
         matmul_peak: float,
         identity: Mapping[str, Any],
         probes: Sequence[Probe] = (),
+        around_first_step: Callable[["Trainer"], AbstractContextManager[object]] | None = None,
     ):
         self.task = task
         self.batches = batches
@@ -99,6 +102,7 @@ class Trainer:
         self.matmul_peak = matmul_peak
         self.identity = identity
         self.probes = probes
+        self.around_first_step = around_first_step
         self.progress = Progress(total_steps=self._steps_of_budget())
         self.optimizer = build_optimizer(task.model, config.optim)
         self.scaler = task.precision.scaler()
@@ -127,10 +131,15 @@ class Trainer:
         self._zero = self._now() - self.progress.elapsed_s
         self._look_if_due()
         while not self._is_done():
-            if self._stop_asked() or not self._step():
+            if self._stop_asked() or not self._next_step():
                 return "stopped"
             self._after_step()
         return "stopped" if self._look_is_due() else "finished"
+
+    def _next_step(self) -> bool:
+        around, self.around_first_step = self.around_first_step, None
+        with around(self) if around is not None else nullcontext():
+            return self._step()
 
     def _is_done(self) -> bool:
         total = self.progress.total_steps

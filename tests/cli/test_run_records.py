@@ -11,7 +11,7 @@ import pytest
 from lab.cli import main
 from lab.config import PRESETS, changed
 from lab.rundir import RunDir, create_run
-from lab.store import Database, SegmentRecorder, ingest_all, run_row
+from lab.store import Database, SegmentRecorder, ingest_all, predictions, run_row
 
 
 @pytest.fixture
@@ -150,6 +150,22 @@ def test_labels_and_imports_work_beside_an_open_app(runs: list[RunDir], tmp_path
         refused = outside("runs", "purge", runs[1].run_id)
         assert refused.returncode == 1
         assert "in use by process" in refused.stderr
+
+
+def test_what_came_of_a_forecast_is_known_also_when_the_app_owns_the_record(lab_home: Path) -> None:
+    tiny = "--corpus tiny --emb-dim 16 --n-layers 1 --n-heads 2 --context-length 16 --batch-size 2 --precision fp32"
+    rest = "--threads 1 --max-steps 3 --eval-tokens 64 --sample-tokens 4 --name beside --json"
+    with Database.open() as app:
+        said = subprocess.run(
+            [sys.executable, "-m", "lab", "train", *tiny.split(), *rest.split()], capture_output=True, text=True
+        )
+        run_id = json.loads(said.stdout)["run_id"]
+        ingest_all(app)
+        found = predictions(app, run_id).set_index("metric")
+    assert set(found.index) == {"system/memory_gib", "system/step_memory_gib"}
+    assert found["actual"].notna().all()
+    step = found.loc["system/step_memory_gib"]
+    assert step["actual"] == pytest.approx(step["predicted"], rel=0.01)
 
 
 def _beside(app: Database, *arguments: str) -> str:

@@ -44,7 +44,7 @@ def test_the_tracked_step_is_the_forecast_one_and_what_the_allocator_handed_out(
     step = max(said.phases[phase].bytes for phase in ("forward", "backward", "update"))
     assert found.peak_bytes == pytest.approx(step, rel=1e-3)
     assert found.peak_bytes == pytest.approx(real_step_peak(config), rel=1e-3)
-    measured, replayed = highest_by_phase(found.curve), highest_by_phase(curve_of(step_timeline(config, "cpu")))
+    measured, replayed = highest_by_phase(found.points), highest_by_phase(curve_of(step_timeline(config, "cpu")))
     assert measured == {phase: pytest.approx(size, rel=0.01) for phase, size in replayed.items()}
 
 

@@ -1,3 +1,4 @@
+import math
 import os
 import shutil
 from pathlib import Path
@@ -6,9 +7,9 @@ import pytest
 
 from lab.errors import StoreError
 from lab.rundir import RunDir
-from lab.store import Database, SegmentRecorder, events, ingest, ingest_all, run_row
+from lab.store import Database, SegmentRecorder, events, ingest, ingest_all, predictions, run_row
 from lab.store.cursor import Cursor
-from lab.store.segment_files import list_segments
+from lab.store.segment_files import SegmentWriter, list_segments
 from tests.store.conftest import losses, recorded_steps
 
 
@@ -115,6 +116,21 @@ def test_a_segment_this_lab_cannot_understand_is_put_aside_and_the_rest_is_kept(
     assert ingest(database, run_dir) == 6
     assert len(list(run_dir.segments.glob("*.damaged"))) == 2
     assert len(events(database, run_dir.run_id)) == 2
+
+
+def test_what_came_of_a_prediction_arrives_after_it_and_only_there(database: Database, run_dir: RunDir) -> None:
+    recorder = SegmentRecorder(run_dir)
+    rows = [{"metric": name, "predicted": 1.0, "who": "forecast"} for name in ("val/loss", "system/memory_gib")]
+    recorder.rows("predictions", rows)
+    recorder.close()
+    database.add_run({"run_id": "another"})
+    database.add_prediction("another", "val/loss", 1.0, 1.0, 1.0, who="person")
+    SegmentWriter(run_dir.segments).write_outcomes(run_dir.run_id, {"val/loss": 1.5})
+    ingest(database, run_dir)
+    found = predictions(database, run_dir.run_id).set_index("metric")["actual"]
+    assert found["val/loss"] == 1.5
+    assert math.isnan(found["system/memory_gib"])
+    assert predictions(database, "another")["actual"].isna().all()
 
 
 def test_a_half_written_segment_is_not_looked_at(database: Database, run_dir: RunDir) -> None:
