@@ -12,7 +12,7 @@ from lab.data.tokenizers import Tokenizer, load_tokenizer
 from lab.errors import ModelError, RunError
 from lab.files import read_json
 from lab.models.checkpoints import find_checkpoint, load_weights
-from lab.models.families import anatomy
+from lab.models.families import anatomy, unwrapped
 from lab.models.gpt import GPTModel, unfilled_gpt
 from lab.models.pretrained import load_pretrained, quiet_transformers
 from lab.models.registry import find_model
@@ -78,7 +78,7 @@ def load_base(base: Base, config: FineTuneConfig, precision: PrecisionName, devi
     storage = quantised or ("fp32" if precision != "bf16" or config.model.method == "full" else "bf16")
     model = load_pretrained(base.folder, cast(Storage, storage), device=device, name=base.name)
     if quantised:
-        _compute_in(model, DTYPES[precision])
+        compute_in(model, DTYPES[precision])
     elif precision == "fp16" and config.model.method != "full":
         model = model.half()
     _attend(model, config)
@@ -114,11 +114,14 @@ def _attend(model: nn.Module, config: FineTuneConfig) -> None:
                 setattr(module, name, 0.0)
 
 
-def _compute_in(model: nn.Module, dtype: torch.dtype) -> None:
+def compute_in(model: nn.Module, dtype: torch.dtype) -> None:
     """4-bit layers turn their weights into this format to multiply them."""
     for module in model.modules():
         if hasattr(module, "compute_dtype"):
             module.compute_dtype = dtype  # type: ignore[assignment]
+            # On a CPU with 16-bit instructions bitsandbytes packs the weights anew at the first pass in eval mode, for
+            # a kernel that has no backward: from the first evaluation on, no gradient would pass these layers.
+            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
 
 
 def context_of(model: nn.Module) -> int:
@@ -127,9 +130,10 @@ def context_of(model: nn.Module) -> int:
     Raises:
         ModelError: the family is unknown and its config does not say.
     """
-    if isinstance(model, GPTModel):
-        return model.config.context_length
-    config: Any = model.config
+    inner = unwrapped(model)
+    if isinstance(inner, GPTModel):
+        return inner.config.context_length
+    config: Any = inner.config
     found = getattr(config.get_text_config(), "max_position_embeddings", None)
     return int(found) if found else anatomy(model).context_length
 

@@ -1,5 +1,6 @@
 """A tiny model that chats, saved as a folder, and what a test of its fine-tuning needs."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,14 @@ from lab.config import FineTuneConfig, build_finetune
 from lab.finetuning.adapter import attach
 from lab.finetuning.base import find_base, load_base
 from lab.finetuning.datasets import Prepared, prepare
+from lab.finetuning.job import FineTuneJob
 from lab.finetuning.task import FineTuneTask
+from lab.rundir import RunDir, create_run
 from lab.training.precision import Precision
+from lab.training.run import train_run
 from tests.finetuning.tokenizers import CHAT, saved_tokenizer
 from tests.tiny_models import CONFIGS, filled
+from tests.training.helpers import RowList, Trained
 
 CPU = torch.device("cpu")
 
@@ -68,3 +73,27 @@ def stir_adapter(model: torch.nn.Module) -> None:
 
 def gradients(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def finetune(config: FineTuneConfig, rows: RowList | None = None, **kwargs: Any) -> Trained:
+    """Fine-tune a new run in this process."""
+    return go_on(create_run(config, **kwargs), rows)
+
+
+def go_on(run: RunDir, rows: RowList | None = None) -> Trained:
+    """Fine-tune an existing run to its end."""
+    rows = rows or RowList()
+    return Trained(run, rows, train_run(run, rows, None, None, FineTuneJob))
+
+
+class StopsAt(RowList):
+    """Asks the run to stop once it has made this step."""
+
+    def __init__(self, run: RunDir, step: int):
+        super().__init__()
+        self.run, self.step = run, step
+
+    def rows(self, table: str, rows: Sequence[dict[str, Any]]) -> None:
+        super().rows(table, rows)
+        if table == "metrics" and any(row["name"] == "train/loss" and row["step"] == self.step for row in rows):
+            self.run.ask(want="stop")
