@@ -20,7 +20,8 @@ from lab.models.families import unwrapped
 from lab.models.generate import next_logits, write
 from lab.models.gpt import GPTModel, KVCache
 from lab.models.sampling import Sampling
-from lab.sessions.session import BASE, ModelSession
+from lab.sessions.session import ModelSession
+from lab.sessions.variants import BASE
 
 MOST = 1.5
 """How far the adapter can be turned up."""

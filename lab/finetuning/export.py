@@ -28,7 +28,7 @@ from lab.finetuning.certificate import PROMPTS, Certificate, compare, thresholds
 from lab.finetuning.formats import Turn
 from lab.finetuning.frames import frame_for
 from lab.finetuning.gguf_file import write_gguf
-from lab.finetuning.merge import Into, is_gpt, merge, open_trained
+from lab.finetuning.merge import Into, in_fp32, is_gpt, merge, open_trained
 from lab.models.checkpoints import find_checkpoint, read_weights
 from lab.models.families import unwrapped
 from lab.models.gpt import GPTModel
@@ -196,10 +196,8 @@ def _reload(
     if format == "adapter":
         stored = {"qlora": "4bit", "lora_8bit": "8bit"}.get(config.model.method, "fp32")
         session = open_session(config.model.model, precision=stored, device="cpu")  # type: ignore[arg-type]
+        in_fp32(session.model)
         session.add_adapter(folder, "exported")
-        for module in session.model.modules():
-            if hasattr(module, "compute_dtype"):
-                module.compute_dtype = torch.float32  # type: ignore[assignment]
         with session.using("exported"):
             return [_read(session.model, ids) for ids in sequences], None
     if format == "gguf":

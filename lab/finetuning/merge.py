@@ -9,15 +9,16 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lab.config import FineTuneConfig
 from lab.data.tokenizers import Tokenizer
 from lab.errors import ModelError
+from lab.finetuning.base import compute_in
 from lab.models.families import unwrapped
 from lab.models.gpt import GPTModel
 from lab.rundir import RunDir
-from lab.sessions.opening import open_session
+from lab.sessions.opening import adapter_of, open_session, with_adapter
 from lab.sessions.session import ModelSession
 
 Into = Literal["trained", "original"]
@@ -41,10 +42,12 @@ def open_trained(run: RunDir, step: int) -> tuple[ModelSession, str]:
     """
     config = run.config_as(FineTuneConfig)
     stored = {"qlora": "4bit", "lora_8bit": "8bit"}.get(config.model.method, "fp32")
-    session = open_session(f"{run.run_id}@{step}", precision=cast(Any, stored), device="cpu")
-    for module in session.model.modules():
-        if hasattr(module, "compute_dtype"):  # 4-bit weights are written out in this format to be multiplied
-            module.compute_dtype = torch.float32  # type: ignore[assignment]
+    ref = f"{run.run_id}@{step}"
+    adapter = adapter_of(ref)
+    session = open_session(config.model.model if adapter else ref, precision=cast(Any, stored), device="cpu")
+    in_fp32(session.model)  # before the adapter comes: beside 16-bit weights peft would round it to 16 bits
+    if adapter:
+        session = with_adapter(session, adapter)
     said = {
         "4bit": "NF4 weights and the adapter, multiplied in fp32",
         "8bit": "int8 weights and the adapter; inputs are rounded to 8 bits, too",
@@ -83,30 +86,34 @@ def is_gpt(model: nn.Module) -> bool:
     return isinstance(unwrapped(model), GPTModel)
 
 
-def _make_coarse(model: nn.Module, base: str, bits: str) -> None:
-    """Put the values of the 4- or 8-bit weights in place of the original ones."""
-    from bitsandbytes.functional import dequantize_4bit
+def in_fp32(model: nn.Module) -> None:
+    """Compute in 32 bits: weights keep their values, stored ones in 4 or 8 bits are written out to be multiplied."""
+    compute_in(model, torch.float32)
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.float()
 
+
+def _make_coarse(model: nn.Module, base: str, bits: str) -> None:
+    """Put the values of the model in 4 or 8 bits in place of the original ones; what stayed in 16 bits, too."""
     coarse = open_session(base, precision=cast(Any, bits), device="cpu").model
     plain = dict(model.named_modules())
     for name, module in coarse.named_modules():
-        weight: Any = getattr(module, "weight", None)
-        target = plain.get(name)
-        if weight is None or target is None:
-            continue
-        if getattr(weight, "quant_state", None) is not None:
-            values = dequantize_4bit(weight.data, weight.quant_state)
-        elif getattr(weight, "SCB", None) is not None:
-            values = weight.data.float() * (weight.SCB.float() / 127)[:, None]
-        else:
-            continue
-        own = _weight_of(target)
-        if own.shape != values.shape:
-            raise ModelError(f"The weights of {name} have another shape in {bits}: nothing was merged.")
-        own.data = values.float()
+        target = plain[name]
+        own = getattr(target, "base_layer", target)  # inside peft's wrapper
+        for kind, parameter in module.named_parameters(recurse=False):
+            values, mine = _written_out(parameter), getattr(own, kind)
+            if mine.shape != values.shape:
+                raise ModelError(f"{kind} of {name} has another shape in {bits}: nothing was merged.")
+            mine.data = values.float()
 
 
-def _weight_of(module: nn.Module) -> nn.Parameter:
-    """Of a layer, or of the one inside peft's wrapper."""
-    base = getattr(module, "base_layer", module)
-    return cast(nn.Parameter, base.weight)
+def _written_out(parameter: Any) -> Tensor:
+    """The numbers that a stored weight stands for."""
+    from bitsandbytes.functional import dequantize_4bit
+
+    if getattr(parameter, "quant_state", None) is not None:
+        return dequantize_4bit(parameter.data, parameter.quant_state)
+    if getattr(parameter, "SCB", None) is not None:
+        return parameter.data.float() * (parameter.SCB.float() / 127)[:, None]
+    return parameter.data
