@@ -1,6 +1,8 @@
 """Fixtures that every test may use."""
 
 import os
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -53,3 +55,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.nodeid.startswith(TRIED_AGAIN):
             item.add_marker(pytest.mark.flaky(reruns=2, reruns_delay=2))
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_running() -> Iterator[None]:
+    """An engine that outlives its test takes in what later tests record, into the wrong record; a forecast takes
+    their time."""
+    yield
+    left = [thread.name for thread in threading.enumerate() if thread.name.startswith(("engine-", "forecasts"))]
+    assert not left, f"the test left threads running ({', '.join(left)}): shut them down"

@@ -82,6 +82,15 @@ class Forecasts:
         self._wanted: OrderedDict[str, Question] = OrderedDict()
         self._answers: OrderedDict[Question, Answer] = OrderedDict()
         self._thread: threading.Thread | None = None
+        self._is_closed = False
+
+    def close(self, patience_s: float = 60.0) -> None:
+        """End the thread: at its next look, in the middle of an answer."""
+        with self._change:
+            self._is_closed = True
+            self._change.notify_all()
+        if self._thread is not None:
+            self._thread.join(patience_s)
 
     def ask(self, tab: str, question: Question) -> Answer | None:
         """What is known; asks for the rest."""
@@ -92,7 +101,7 @@ class Forecasts:
                 self._wanted.popitem(last=False)
             answer = self._answers.get(question)
             if answer is None or not answer.is_done:
-                if self._thread is None:
+                if self._thread is None and not self._is_closed:
                     self._thread = threading.Thread(target=self._work, name="forecasts", daemon=True)
                     self._thread.start()
                 self._change.notify_all()
@@ -106,8 +115,11 @@ class Forecasts:
 
         while True:
             with self._change:
-                while (question := self._open()) is None:
+                while not self._is_closed and (question := self._open()) is None:
                     self._change.wait()
+                if self._is_closed:
+                    return
+            assert question is not None
             time.sleep(PAUSE_S)
             if not self._is_wanted(question):
                 continue
@@ -129,7 +141,7 @@ class Forecasts:
 
     def _is_wanted(self, question: Question) -> bool:
         with self._change:
-            return question in self._wanted.values()
+            return not self._is_closed and question in self._wanted.values()
 
     def _put(self, question: Question, answer: Answer) -> None:
         with self._change:
@@ -198,7 +210,9 @@ class Forecasts:
 @st.cache_resource(show_spinner=False)
 def get_forecasts() -> Forecasts:
     """One for all tabs."""
-    return Forecasts(may_warm=lambda: get_engine().status().running is None)
+    # Asked for here and not in the thread: a thread that outlives the engine by a moment must not start another one.
+    engine = get_engine()
+    return Forecasts(may_warm=lambda: not engine.is_training)
 
 
 def question_of(config: PretrainConfig, target: Target) -> Question:

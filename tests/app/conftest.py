@@ -7,6 +7,7 @@ import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
+from app.ui.forecasts import get_forecasts
 from app.ui.state import get_engine
 from lab.engine import Engine
 
@@ -21,6 +22,7 @@ def engine(lab_home: Path) -> Iterator[Engine]:
     st.cache_data.clear()
     found = get_engine()
     yield found
+    get_forecasts().close()
     found.shutdown()
     st.cache_resource.clear()
 

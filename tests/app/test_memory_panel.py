@@ -7,13 +7,18 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from app.ui.forecasts import Answer, Forecasts, Question, get_forecasts
-from app.ui.memory_after import by_device
-from app.ui.memory_figure import MOST_MOMENTS, is_modelled_drawn, step_figure, step_rows
+from app.ui.memory_after import by_device, error_history
+from app.ui.memory_figure import MOST_MOMENTS, is_modelled_drawn, laid_over, measured_rows, step_figure, step_rows
 from app.ui.memory_panel import said_beside
-from lab.config import PRESETS, PretrainConfig, build_pretrain, changed
+from lab.config import PRESETS, PretrainConfig, build_pretrain, changed, differences
+from lab.engine import Engine
+from lab.forecast import adviser
 from lab.forecast.bare import bare
 from lab.forecast.budget import gpu_budget
 from lab.forecast.memory import GivenUpError, MemoryForecast, forecast, giving_up_when
+from lab.rundir import find_run
+from lab.store import list_runs, run_row
+from tests.app.test_pages import button, tiny, trained, wait_for, words_on
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -81,6 +86,7 @@ def test_the_thread_answers_everything_and_what_a_tab_left_is_dropped() -> None:
     assert answer.largest is not None
     assert answer.largest["batch_size"]
     assert forecasts._answers.get(left) is None
+    forecasts.close()
 
 
 def test_each_memory_knob_says_beside_its_field_what_another_value_saves(pretraining: AppTest) -> None:
@@ -107,8 +113,72 @@ def answered(page: AppTest) -> Answer:
 
 
 def test_errors_are_summed_up_by_device() -> None:
-    past = pd.DataFrame({"device": ["cpu", "cpu", "cuda"], "error_percent": [-10.0, 2.0, 1.0]})
+    past = pd.DataFrame({"device": ["cpu", "cpu", "cuda"], "measured": "a step", "error_percent": [-10.0, 2.0, 1.0]})
     table = by_device(past).set_index("Device")
     assert table.loc["cpu", "Forecasts"] == 2
     assert table.loc["cpu", "Median error"] == "6.0 %"
     assert table.loc["cpu", "Largest error"] == "10.0 %"
+
+
+def point(phase: str, size: int, micro_batch: int = 0, kind: str = "activations") -> dict[str, object]:
+    return {"phase": phase, "micro_batch": micro_batch, "layer": None, "line": "x.py:1", "kinds": {kind: size}}
+
+
+def test_a_measured_step_is_laid_over_its_forecast_phase_by_phase() -> None:
+    forecast = [point("forward", 1), point("forward", 2), point("backward", 3), point("update", 2)]
+    measured = [point("forward", 2), point("backward", 1), point("backward", 3), point("evaluation", 9)]
+    rows = measured_rows(forecast, measured)
+    assert [(row["phase"], row["moment"]) for row in rows] == [("forward", 1.0), ("backward", 2.25), ("backward", 2.75)]
+    assert laid_over(forecast, measured, "#000").to_dict()["layer"]
+
+
+def test_after_a_run_its_first_step_lies_over_the_forecast_and_the_errors_are_kept_by_device(
+    pretraining: AppTest, engine: Engine
+) -> None:
+    run_id = trained(engine)
+    pretraining.query_params["run"] = run_id
+    pretraining.run()
+    assert not pretraining.exception
+    said = words_on(pretraining)
+    assert "the line is the run's first real step, each of its tensors followed" in said
+    (table,) = [frame.value for frame in pretraining.dataframe if "Median error" in frame.value.columns]
+    errors = dict(zip(table["Measured"], table["Largest error"], strict=True))
+    assert float(errors["one step, each tensor followed"].removesuffix(" %")) < 1
+    assert set(table["Device"]) == {"cpu"}
+    with engine.cursor() as cursor:
+        history = error_history(cursor)
+    assert set(history["measured"]) <= {"one step, each tensor followed", "whole run, growth of resident memory"}
+
+
+@pytest.mark.parametrize("has_state", [True, False])
+def test_one_click_goes_on_with_a_change_that_fits(
+    pretraining: AppTest, engine: Engine, monkeypatch: pytest.MonkeyPatch, has_state: bool
+) -> None:
+    if has_state:  # it ran out of memory in the middle: its last state is there
+        run_id = trained(engine, batch_size=8)
+        advice = [
+            {"changes": {"batch_size": 2, "grad_accum_steps": 4, "max_steps": 6}, "sentence": "micro-batches of 2"}
+        ]
+        find_run(run_id).update_info(out_of_memory={"phase": "backward", "step": 5, "advice": advice})
+        where = "It ran out of memory in the backward of step 5."
+    else:  # it was not even started
+        limit = round(0.7 * forecast(changed(tiny(batch_size=64, eval_tokens=64), vocab_size=60), "cpu").peak_bytes)
+        monkeypatch.setattr(adviser, "free_memory", lambda: (limit, limit))
+        run_id = trained(engine, batch_size=64, eval_tokens=64)
+        assert run_row(engine.database, run_id)["status"] == "failed"
+        where = "It was not started"
+    pretraining.query_params["run"] = run_id
+    pretraining.run()
+    said = words_on(pretraining)
+    assert where in said
+    before = set(list_runs(engine.database)["run_id"])
+    button(pretraining, "fits_0").click().run()
+    assert not pretraining.exception
+    (new,) = set(list_runs(engine.database)["run_id"]) - before
+    wait_for(lambda: run_row(engine.database, new)["status"] == "finished")
+    row = run_row(engine.database, new)
+    assert row["parent_run_id"] == (run_id if has_state else None)
+    assert differences(find_run(run_id).config(), find_run(new).config()).keys() <= {
+        "batch_size", "grad_accum_steps", "max_steps", "gradient_checkpointing", "attention_impl", "optimizer",
+    }  # fmt: skip
+    assert pretraining.query_params["run"] == new
