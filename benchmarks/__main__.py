@@ -12,6 +12,7 @@ ALL = {
     "concurrency": "four recording processes, one page",
     "scale": "5,000 runs and 20 M rows",
     "capture": "looking inside a model, against TransformerLens",
+    "attention_page": "all heads of a real model in a browser",
     "induction": "induction heads found again",
 }
 

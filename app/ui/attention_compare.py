@@ -55,6 +55,7 @@ def choose_second(look: Look, choice: Choice, *, points: tuple[str, ...] = (), l
 def choose_other(choice: Choice) -> Choice | None:
     """Another model or step; None, with a sentence, when that is none."""
     labels = choices(only_here=True)
+    labels.setdefault(choice.model, choice.name)  # a folder of one's own is in no list
     if choice.base is not None and not choice.without_adapter:
         labels = {choice.base: f"{choice.base}, its base"} | labels
     left, right = st.columns(2)

@@ -56,8 +56,9 @@ def draw_heads(look: Look, kv_heads: int) -> None:
         st.markdown("**All heads** · a row for each layer, the first on top; click one")
         head_grid(
             small, kv_heads=kv_heads, selected=(layer, head), tips=tips(stats, SHORT), on_choose=select_head,
-            key="head_grid",
+            key="head_grid", name=f"heads-{look.file_name}",
         )  # fmt: skip
+        export(lambda: heads_frame(stats), name=f"heads-{look.file_name}", key="grid_csv")
         shared = " Heads under one bar share keys and values." if kv_heads < small.shape[1] else ""
         st.caption(
             "Each picture: the text downwards looks at the text to the right; the brighter, the more. Look for a line "

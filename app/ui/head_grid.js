@@ -23,6 +23,7 @@ export default function (component) {
     };
     canvas.onmouseleave = () => { canvas.under = null; tell(canvas, said); };
     canvas.onkeydown = (event) => byKey(canvas, event);
+    parentElement.querySelector(".save").onclick = (event) => save(canvas, event.currentTarget);
   }
   draw(canvas, said);
   return () => { canvas.watch?.disconnect(); canvas.watch = null; };
@@ -130,6 +131,18 @@ function choose(canvas, at) {
   canvas.selected = at; // shown at once; the large picture follows
   draw(canvas, canvas.said);
   canvas.component.setTriggerValue("head", at);
+}
+
+function save(canvas, link) {
+  const paper = document.createElement("canvas"); // the page's ground is behind the picture, not in it
+  paper.width = canvas.width;
+  paper.height = canvas.height;
+  const pen = paper.getContext("2d");
+  pen.fillStyle = getComputedStyle(canvas).getPropertyValue("--st-background-color");
+  pen.fillRect(0, 0, paper.width, paper.height);
+  pen.drawImage(canvas, 0, 0);
+  link.download = `${canvas.component.data.name}.png`;
+  link.href = paper.toDataURL("image/png");
 }
 
 function byKey(canvas, event) {

@@ -20,7 +20,8 @@ HIDDEN = 255
 _FOLDER = Path(__file__).parent
 _component = st.components.v2.component(
     "head_grid",
-    html='<div class="scroll"><canvas role="img" tabindex="0"></canvas></div><div class="said" role="status"></div>',
+    html='<div class="scroll"><canvas role="img" tabindex="0"></canvas></div><div class="said" role="status"></div>'
+    '<a class="save" href="#" role="button">PNG</a>',
     css=(_FOLDER / "head_grid.css").read_text(encoding="utf-8"),
     js="\n".join((_FOLDER / name).read_text(encoding="utf-8") for name in ("head_grid.js", "colours.js")),
 )
@@ -35,6 +36,7 @@ def head_grid(
     marked: Sequence[int] = (),
     on_choose: Callable[[int, int], None],
     key: str,
+    name: str = "heads",
 ) -> None:
     """Draw the grid.
 
@@ -44,6 +46,7 @@ def head_grid(
         tips: a line for each head, layer by layer.
         marked: numbers (layer × heads + head) of heads to frame.
         on_choose: told layer and head.
+        name: of the picture that can be saved.
     """
     n_layers, n_heads, size, _ = pictures.shape
 
@@ -63,6 +66,7 @@ def head_grid(
             "selected": list(selected),
             "marked": list(marked),
             "tips": list(tips),
+            "name": name,
         },
         on_head_change=chosen,
         height="content",
