@@ -84,6 +84,11 @@ class RunDir:
         return self.path / "segments"
 
     @property
+    def memory_path(self) -> Path:
+        """The step as it was forecast, and as the first real one came out, point by point."""
+        return self.path / "memory.json"
+
+    @property
     def traceback_path(self) -> Path:
         return self.path / "traceback.txt"
 

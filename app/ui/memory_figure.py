@@ -1,14 +1,20 @@
 """Pictures of memory: one step, band by band; and what a run took over what was forecast."""
 
+from collections.abc import Mapping, Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import altair as alt
 import pandas as pd
 
+from app.ui import words
+
 if TYPE_CHECKING:
     from lab.forecast.budget import Budget
     from lab.forecast.memory import CurvePoint, MemoryForecast
+
+Point = Mapping[str, Any]
+"""Of a step's curve: phase, micro_batch, layer, line, and kinds (bytes by kind)."""
 
 GIB = 2**30
 MOST_MOMENTS = 120
@@ -115,6 +121,85 @@ def step_rows(forecast: "MemoryForecast") -> list[dict[str, object]]:
                 )  # fmt: skip
             bottom += size
     return rows
+
+
+def laid_over(forecast: "Sequence[Point]", measured: "Sequence[Point]", text: str) -> alt.LayerChart | alt.FacetChart:
+    """A step as it was forecast, band by band, and as a line what the real one held.
+
+    Args:
+        forecast, measured: as a run keeps them, see `lab.training.memory.Foreseen`.
+        text: the theme's colour of text.
+    """
+    forecast, measured = _thinned(forecast), _thinned(measured)
+    rows = []
+    for number, point in enumerate(forecast):
+        bottom = 0
+        for band, members in BANDS.items():
+            size = sum(size for kind, size in point["kinds"].items() if kind in members)
+            if size:
+                rows.append(
+                    {
+                        "moment": number, "end": number + 1, "phase": point["phase"], "where": point["line"],
+                        "kind": band, "bottom": bottom / GIB, "top": (bottom + size) / GIB, "GiB": size / GIB,
+                    }
+                )  # fmt: skip
+            bottom += size
+    shown = {row["kind"] for row in rows}
+    bands = [band for band in sorted(BANDS, key=PLACES.__getitem__) if band in shown]
+    x = alt.X("moment:Q", axis=None, scale=alt.Scale(domain=[0, len(forecast)], nice=False))
+    areas = (
+        alt.Chart(pd.DataFrame(rows))
+        .mark_rect(strokeWidth=0, opacity=0.75)
+        .encode(
+            x=x, x2="end:Q", y=alt.Y("bottom:Q", title="GiB"), y2="top:Q",
+            color=alt.Color("kind:N", scale=alt.Scale(domain=bands),
+                            legend=alt.Legend(orient="bottom", title="forecast", columns=6)),
+            tooltip=["phase:N", alt.Tooltip("where:N", title="at"), "kind:N", alt.Tooltip("GiB:Q", format=".4f")],
+        )
+    )  # fmt: skip
+    line = pd.DataFrame(measured_rows(forecast, measured))
+    drawn = (
+        alt.Chart(line)
+        .mark_line(color=text, strokeWidth=2, interpolate="step")
+        .encode(x=x, y=alt.Y("GiB:Q"), tooltip=["phase:N", alt.Tooltip("GiB:Q", title="measured", format=".4f")])
+    )
+    top = line.loc[[line["GiB"].idxmax()]].assign(said=f"measured peak {words.data(line['GiB'].max() * GIB)}")
+    point = alt.Chart(top).mark_point(filled=True, size=60, opacity=1, color=text).encode(x=x, y="GiB:Q")
+    align: Literal["left", "right"] = "right" if float(top["moment"].iloc[0]) > len(forecast) / 2 else "left"
+    label = (
+        alt.Chart(top).mark_text(align=align, dy=-10, fontWeight="bold", color=text)
+        .encode(x=x, y="GiB:Q", text="said")
+    )  # fmt: skip
+    return alt.layer(areas, drawn, point, label).properties(height=260)
+
+
+def measured_rows(forecast: "Sequence[Point]", measured: "Sequence[Point]") -> list[dict[str, object]]:
+    """Where the points of a measured step stand over those of the forecast one: phase by phase, evenly within each."""
+    places: dict[tuple[str, int], tuple[int, int]] = {}
+    for number, point in enumerate(forecast):
+        key = (point["phase"], point["micro_batch"])
+        places[key] = (places.get(key, (number, number))[0], number + 1)
+    rows: list[dict[str, object]] = []
+    for key, group in groupby(measured, key=lambda point: (point["phase"], point["micro_batch"])):
+        points = list(group)
+        start, end = places.get(key, (None, None))
+        if start is None or end is None:
+            continue
+        for number, point in enumerate(points):
+            moment = start + (number + 0.5) / len(points) * (end - start)
+            rows.append({"moment": moment, "GiB": sum(point["kinds"].values()) / GIB, "phase": key[0]})
+    return rows
+
+
+def _thinned(points: "Sequence[Point]") -> "list[Point]":
+    few = -(-len(points) // MOST_MOMENTS)
+    found = []
+    for _, group in groupby(points, key=lambda point: (point["phase"], point["micro_batch"])):
+        near = list(group)
+        found += [
+            max(near[at : at + few], key=lambda point: sum(point["kinds"].values())) for at in range(0, len(near), few)
+        ]
+    return found
 
 
 def thinned(curve: "tuple[CurvePoint, ...]") -> "list[CurvePoint]":

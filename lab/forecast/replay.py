@@ -150,10 +150,10 @@ def replay_step(config: PretrainConfig, rules: DeviceRules, *, steps: int = 1) -
 
 
 def replay_evaluation(config: PretrainConfig, rules: DeviceRules) -> Log:
-    """One batch of the validation loss. Optimizer state is not made here; the caller adds it."""
+    """One batch of the validation loss, `batch_size` windows. Optimizer state is not made here; the caller adds it."""
     with fakes(rules) as tracker:
         task = _task(config, tracker)
-        rows = min(len(task._validation.starts), task._validation._batch_size)
+        rows = config.train.batch_size
         ids = TokenIds((rows, config.model.context_length), tracker)
         task._validation = cast(ValidationWindows, [FakeBatch(ids, ids, rows)])
         with tracker.during("evaluation"), rules.autocast():

@@ -27,8 +27,6 @@ RESERVED_METRIC = "system/reserved_memory_gib"
 """The most that CUDA's allocator held, gaps and all."""
 
 GIB = 2**30
-CURVES = "memory.json"
-"""In the run's folder: the forecast step and the measured one, point by point."""
 
 
 class MemoryAccount:
@@ -116,7 +114,7 @@ class MemoryAccount:
         return do
 
     def _write_curves(self, measured: list[Mapping[str, Any]]) -> None:
-        write_json(self.run.path / CURVES, {"forecast": self._foreseen, "measured": measured})
+        write_json(self.run.memory_path, {"forecast": self._foreseen, "measured": measured})
 
     def _note(self, **values: Any) -> None:
         self.run.update_info(memory={**(self.run.info().get("memory") or {}), **values})

@@ -11,7 +11,7 @@ from lab.forecast import adviser
 from lab.forecast.adviser import MemoryAdviser
 from lab.forecast.memory import forecast
 from lab.rundir import RunDir, create_run
-from lab.training.account import CURVES, RESERVED_METRIC, STEP_METRIC
+from lab.training.account import RESERVED_METRIC, STEP_METRIC
 from lab.training.memory import TooLargeError
 from lab.training.run import Outcome, train_run
 from tests.training.helpers import RowList, small
@@ -79,7 +79,7 @@ def test_a_runs_first_step_is_followed_and_comes_to_what_was_forecast(lab_home: 
     assert RESERVED_METRIC not in predicted, "a CPU's allocator is not asked"
     memory = run.info()["memory"]
     assert memory["step_measured_bytes"] == round(outcome.outcomes[STEP_METRIC] * 2**30)
-    curves = json.loads((run.path / CURVES).read_text())
+    curves = json.loads(run.memory_path.read_text())
     for name, wanted in (("forecast", memory["step_forecast_bytes"]), ("measured", memory["step_measured_bytes"])):
         assert max(sum(point["kinds"].values()) for point in curves[name]) == wanted
 

@@ -1,0 +1,46 @@
+"""The validation loss reads batches of its own: what they need, against the allocator."""
+
+import numpy as np
+import pytest
+
+from lab.config import PRESETS, changed
+from lab.data.batches import ValidationWindows
+from lab.forecast.memory import forecast
+from lab.training.pretraining import EVAL_TOKENS_AT_ONCE
+from tests.forecast.reference import allocator_peak, real_trainer
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+TINY = changed(
+    PRESETS["pocket"], emb_dim=32, n_layers=2, n_heads=2, context_length=16, batch_size=4, precision="fp32", threads=1,
+    vocab_size=60, max_steps=5,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"eval_tokens": 64},  # less than the 4,096 tokens that are read at once otherwise
+        {"eval_tokens": 5_000},
+        {"batch_size": 400},  # a training batch of more than 4,096 tokens is read at once here too
+        {"context_length": 128, "vocab_size": 3_000, "n_layers": 5},
+    ],
+    ids=str,
+)
+def test_an_evaluation_needs_what_was_forecast(values: dict[str, int]) -> None:
+    config = changed(TINY, **{"eval_tokens": None, "stride": None, **values})
+
+    text = np.random.Generator(np.random.PCG64(0)).integers(0, config.model.vocab_size, 20_000, dtype=np.uint16)
+
+    def evaluate() -> object:
+        trainer = real_trainer(config)
+        context = config.model.context_length
+        trainer.task._validation = ValidationWindows(
+            text, context_length=context, eval_tokens=config.train.eval_tokens,
+            batch_size=max(config.train.batch_size, EVAL_TOKENS_AT_ONCE // context),
+        )  # fmt: skip
+        trainer.task.evaluate(lambda: False)
+        return trainer
+
+    said = forecast(config, "cpu").phases["evaluation"]
+    assert allocator_peak(evaluate) == pytest.approx(said.bytes - said.kinds["optimizer"], rel=0.01)
