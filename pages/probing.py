@@ -24,8 +24,7 @@ def show(choice: Choice, text: str) -> None:
     """In a function: a page's top-level names live until the process ends, and would hold the model."""
     look = look_at(choice, text, points=ALL_POINTS)
     session = open_model(choice)
-    draw_badge(look, model_facts(session))
-    draw_keep(look, choice)
+    draw_badge(look, model_facts(session), lambda: draw_keep(look, choice))
     choose_step(choice)
     view = st.segmented_control(
         "View", VIEWS, default=VIEWS[0], required=True, key="probing_view", bind="query-params",

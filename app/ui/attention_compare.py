@@ -1,5 +1,7 @@
 """Two models on the same text: which heads differ most. And one model over its training: when did a head form?"""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import streamlit as st
@@ -80,6 +82,8 @@ def choose_other(choice: Choice) -> Choice | None:
                 "at step", list(other.steps), format_func=lambda step: f"{step:,}", key=key, persist_state="session"
             )
         other = other_choice(picked, step)
+    if other is not None and picked in (choice.base, choice.model):
+        other = replace(other, precision=choice.precision)  # one load serves both
     if other is not None and other.ref == choice.ref:
         st.info("That is the same model at the same step: choose another step or another model.")
         return None

@@ -79,7 +79,7 @@ def token_heatmap(
     axis = ticks([_escaped(name) for name in names], tokens)
     figure.update_xaxes(**axis, tickangle=-90, constrain="domain", showgrid=False)
     figure.update_yaxes(
-        **axis, autorange="reversed", scaleanchor="x", constrain="domain", showgrid=False,
+        **axis, autorange="reversed", scaleanchor="x", constrain="domain", constraintoward="top", showgrid=False,
     )  # fmt: skip
     figure.update_layout(height=560, margin={"l": 8, "r": 8, "t": 8, "b": 8}, dragmode="zoom")
     return figure
@@ -148,7 +148,9 @@ def layer_heatmap(
     if text is not None:
         full = np.vectorize(_escaped, otypes=[object])(text)
         cut = np.vectorize(lambda word: _escaped(shorten(word, 7)), otypes=[object])(text)
-        words = {"customdata": full, "text": cut, **({"texttemplate": "%{text}"} if written else {})}
+        words = {"customdata": full, "text": cut}
+        if written:  # light letters with a dark edge can be read on every colour of the scale
+            words |= {"texttemplate": "%{text}", "textfont": {"color": "white", "shadow": "auto"}}
     said = "" if text is None else " says <b>%{customdata}</b>"
     figure = go.Figure(
         go.Heatmap(

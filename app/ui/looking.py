@@ -270,8 +270,12 @@ def _store(look: Look, session: "ModelSession", *, stream: bool) -> None:
         put_look(database, "layer_stats", session.run_id, key, layer_rows(look.capture.residual))
 
 
-def draw_badge(look: Look, facts: dict[str, Any]) -> None:
-    """That the numbers were checked on this very model and text, with the errors; and what the model is."""
+def draw_badge(look: Look, facts: dict[str, Any], more: Callable[[], None]) -> None:
+    """That the numbers were checked on this very model and text, with the errors; and what the model is.
+
+    Args:
+        more: draws what else stands in this line.
+    """
     check = look.capture.check
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         st.markdown(f"**{plain(look.title)}**", width="content")
@@ -279,6 +283,7 @@ def draw_badge(look: Look, facts: dict[str, Any]) -> None:
         with st.popover("What was checked", type="tertiary"):
             st.markdown("\n".join(f"- {plain(str(one))}" for one in check))
             st.caption("Thresholds follow from the rounding of the model's numbers. Above one, nothing is drawn.")
+        more()
         st.markdown(":gray[" + " · ".join(f"{name} {value}" for name, value in facts.items()) + "]", width="content")
     if look.note:
         st.caption(look.note)

@@ -14,7 +14,7 @@ from app.ui.messages import plain, show_error
 from app.ui.model_pull import offer_pull
 from app.ui.run_choice import run_labels
 from lab.errors import LabError
-from lab.models.adapters import base_of_folder, base_of_run, is_adapter_folder
+from lab.models.adapters import base_of_folder, base_of_run, is_adapter_folder, precision_of_run
 from lab.models.checkpoints import list_checkpoints
 from lab.models.pulled import pulled
 from lab.models.registry import REGISTRY, ModelEntry, find_model
@@ -159,7 +159,7 @@ def _tuned_choice(choice: Choice) -> Choice | None:
         on_change=lambda: _keep(VARIANT_KEY, st.session_state["variant_pick"]),
         help="What it learnt lies beside the base's weights, so both are there from one load: switch and compare.",
     )  # fmt: skip
-    return replace(choice, precision=_precision(), without_adapter=variant == VARIANTS[1])
+    return replace(choice, precision=_trained_precision(choice.run_id), without_adapter=variant == VARIANTS[1])
 
 
 def _at_step(run_id: str, wanted: str | None) -> Choice | None:
@@ -177,7 +177,7 @@ def _at_step(run_id: str, wanted: str | None) -> Choice | None:
     if wanted is not None and str(step) != wanted:
         st.caption(f"Step {plain(wanted)} is not kept any more: the newest, {step:,}, is shown.")
         st.session_state[STEP_KEY] = step
-    precision = "auto" if base is None else _precision()
+    precision = "auto" if base is None else _trained_precision(run_id)
     name = run.info()["name"]
     return Choice(model=run_id, name=name, run_id=run_id, step=step, steps=steps, base=base, precision=precision)
 
@@ -207,6 +207,12 @@ def _choose_precision(entry: ModelEntry) -> None:
 def _precision() -> str:
     kept = _wanted(PRECISION_KEY)
     return kept if kept in PRECISION_CHOICES else "auto"
+
+
+def _trained_precision(run_id: str | None) -> str:
+    """What was chosen; "auto" of a run that learnt beside 4 or 8 bits is these, for the base too: it is loaded once."""
+    chosen = _precision()
+    return precision_of_run(find_run(run_id)) if chosen == "auto" and run_id is not None else chosen
 
 
 def _short(model: str) -> str:

@@ -22,6 +22,8 @@ LENS = {
     "entropy": "Entropy (nats)",
     "divergence": "Distance from the final answer (KL, nats)",
 }
+SHORT = {"probability": "Probability", "rank": "Rank", "entropy": "Entropy", "divergence": "Distance"}
+"""For a narrow screen; the scale beside the picture says it in full."""
 MOST_CELLS = 1_500
 MOST_LOGITS = 200_000_000
 """Rows × positions × vocabulary that are worked out: a few seconds."""
@@ -82,8 +84,10 @@ def draw_lens(look: Look, session: "ModelSession") -> None:
 
 def _choose_figure() -> str:
     return st.segmented_control(
-        "Colour", list(LENS), format_func=lambda name: LENS[name], default="probability", required=True,
+        "Colour", list(LENS), format_func=lambda name: SHORT[name], default="probability", required=True,
         key="lens_colour", persist_state="session",
+        help="Probability of the row's likeliest token; rank of the final answer; entropy of the row; how far what the "
+        "row expects is from the final answer (KL).",
     ) or "probability"  # fmt: skip
 
 

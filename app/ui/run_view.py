@@ -16,6 +16,7 @@ from app.ui.generation import WRITING_POLL_S, draw_generation, is_writing
 from app.ui.live_chart import Look, XKind, live_chart
 from app.ui.memory_after import draw_memory_after, draw_out_of_memory
 from app.ui.navigation import link
+from app.ui.open_links import open_links
 from app.ui.polled import polled
 from app.ui.run_charts import loss_chart, small_charts
 from app.ui.run_details import draw_config, draw_events, draw_sql
@@ -80,6 +81,8 @@ def draw_next(run_id: str) -> None:
             width="content",
         )
         st.button("Use this run's settings", key=f"next_{run_id}", on_click=use_settings, args=(run_id,))
+        if list_checkpoints(find_run(run_id)):
+            open_links(run_id)
         link("runs", "Compare runs")
 
 

@@ -10,7 +10,7 @@ from lab.config import FineTuneConfig, PretrainConfig
 from lab.data.tokenizers import load_tokenizer
 from lab.errors import CheckpointError, ModelError, RunError
 from lab.files import read_json
-from lab.models.adapters import base_of_folder, is_adapter_folder
+from lab.models.adapters import base_of_folder, is_adapter_folder, precision_of_run
 from lab.models.checkpoints import CheckpointInfo, find_checkpoint, load_weights, put_weights, read_weights
 from lab.models.gpt import unfilled_gpt
 from lab.models.pretrained import Told, load_pretrained
@@ -35,7 +35,8 @@ def open_session(
     Args:
         ref: a run (`RUN` is its newest state, also while it trains, `RUN@STEP` that checkpoint), a registered name
             such as smollm2-135m, a folder (of a model, or of an adapter that PEFT wrote), or a hub id that was pulled.
-        precision: of a model that was not trained here; auto: fp32 where it is small, else the best that fits.
+        precision: of a model that was not trained here; auto: fp32 where it is small, else the best that fits; of a
+            fine-tuning run that learnt beside 4 or 8 bits: those.
         device: auto: the GPU where there is one with room left, else the CPU.
         tell: called with what is being done, how much of it, and of how much.
 
@@ -46,7 +47,8 @@ def open_session(
     """
     adapter = adapter_of(ref)
     if adapter is not None:
-        return with_adapter(open_session(adapter.base, precision=precision, device=device, tell=tell), adapter)
+        base = open_session(adapter.base, precision=adapter.as_trained(precision), device=device, tell=tell)
+        return with_adapter(base, adapter)
     run = run_of(ref)
     if run is None:
         return _open_pretrained(ref, entry_of(ref), precision, device, tell)
@@ -126,6 +128,12 @@ class Adapter:
     """With adapter_config.json."""
     checkpoint: CheckpointInfo | None = None
     """Of a run: where its weights lie."""
+    precision: Choice = "auto"
+    """Of the base, in training."""
+
+    def as_trained(self, precision: Choice) -> Choice:
+        """The precision to open the base in, when this one is asked for."""
+        return self.precision if precision == "auto" else precision
 
     @property
     def variant(self) -> str:
@@ -156,6 +164,7 @@ def adapter_of(ref: str) -> Adapter | None:
         base=config.model.model,
         folder=folder,
         checkpoint=info,
+        precision=precision_of_run(run),
     )
 
 

@@ -62,7 +62,7 @@ class Shelf:
         with self._lock:
             adapter = adapter_of(ref)
             if adapter is not None:
-                base = self._get(resolved(adapter.base), precision, device, tell)
+                base = self._get(resolved(adapter.base), adapter.as_trained(precision), device, tell)
                 return with_adapter(base, adapter)
             key = (ref, precision, device)
             if key not in self._sessions:

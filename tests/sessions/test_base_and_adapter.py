@@ -32,9 +32,9 @@ def local_adapter(base: Path, folder: Path, *, zero: bool, **options: object) ->
     return adapter(model, folder, zero=zero)
 
 
-def tuned_run(base: Path, *, steps: tuple[int, ...] = (3,), zero: bool = False) -> RunDir:
+def tuned_run(base: Path, *, steps: tuple[int, ...] = (3,), zero: bool = False, method: str = "lora") -> RunDir:
     """A fine-tuning run as it lies on disk: the adapter's folder, and checkpoints that hold its tensors alone."""
-    run = rundir.create_run(build_finetune({"model": str(base), "method": "lora", "rank": 2}), name="tuned")
+    run = rundir.create_run(build_finetune({"model": str(base), "method": method, "rank": 2}), name="tuned")
     model = peft.get_peft_model(tiny("llama"), peft.LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM"))
     for step in steps:
         if not zero:
@@ -107,6 +107,32 @@ def test_a_fine_tuning_run_opens_at_each_of_its_steps(llama: Path, lab_home: Pat
     merged = peft.PeftModel.from_pretrained(tiny("llama"), str(run.path / "adapter"))  # written after step 2
     with torch.no_grad():
         assert torch.equal(newest.logits(ids), merged(input_ids=ids).logits)
+
+
+def test_a_run_that_learnt_beside_four_bits_opens_beside_four_bits(llama: Path, lab_home: Path) -> None:
+    shelf = Shelf()
+    run = tuned_run(llama, method="qlora")
+    session = shelf.get(run.run_id)
+    assert (session.precision, open_session(run.run_id).precision) == ("4bit", "4bit")
+    assert shelf.get(str(llama), precision="4bit").weights is session.weights
+    assert shelf.get(run.run_id, precision="fp32").precision == "fp32"
+
+
+def test_a_run_in_which_every_weight_was_trained_opens_as_a_model_of_its_own(llama: Path, lab_home: Path) -> None:
+    run = rundir.create_run(build_finetune({"model": str(llama), "method": "full"}), name="moved")
+    model = tiny("llama")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.1)
+    tensors = {f"model.{name}": p.detach() for name, p in model.named_parameters()}
+    write_checkpoint(run.checkpoints, step=7, tensors=tensors, state={}, val_loss=None, kind="final")
+    shelf = Shelf()
+    session = shelf.get("moved")
+    assert (session.name, session.step, session.run_id, session.variants) == ("moved", 7, run.run_id, ["base"])
+    ids = session.ids(TEXT)
+    with torch.no_grad():
+        assert torch.equal(session.logits(ids), model(input_ids=ids).logits)
+    assert not torch.equal(session.logits(ids), shelf.get(str(llama)).logits(ids))
 
 
 def test_texts_of_base_and_adapter_can_be_written_at_the_same_time(llama: Path, tmp_path: Path) -> None:
