@@ -1,5 +1,6 @@
 """The lab engine: models, training, measurement. It never imports the app."""
 
+import logging
 import os
 
 __version__ = "0.1.0"
@@ -9,3 +10,6 @@ __version__ = "0.1.0"
 # (docs/decisions.md has the figures). The OpenMP library reads this once, when torch is loaded; a value that was set
 # outside stays.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
+# Each import of bitsandbytes on a CPU asks for a package of kernels that nobody needs here.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)

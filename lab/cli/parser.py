@@ -4,6 +4,7 @@ import argparse
 
 from lab.cli import (
     attention,
+    chat,
     compare,
     control_commands,
     corpora,
@@ -24,6 +25,7 @@ COMMANDS = (
     estimate,
     control_commands,
     generate,
+    chat,
     models,
     attention,
     probe,

@@ -63,7 +63,7 @@ def turned(session: ModelSession, scale: float) -> Iterator[None]:
     if session.variant == BASE:
         raise ModelError(f"{session.name} has no adapter that could be turned up or down.")
     with session.lock:
-        layers = [module for module in session.model.modules() if session.variant in getattr(module, "scaling", {})]
+        layers = [module for module in session.model.modules() if session.variant in _scaling(module)]
         before = [_scaling(layer)[session.variant] for layer in layers]
         for layer, trained in zip(layers, before, strict=True):
             _scaling(layer)[session.variant] = trained * scale
@@ -170,4 +170,6 @@ def _scores(session: ModelSession, ids: Sequence[int], written: Sequence[int]) -
 
 
 def _scaling(layer: Any) -> dict[str, float]:
-    return layer.scaling
+    """An adapter's factors by name; attention layers have a number of this name, which is another thing."""
+    found = getattr(layer, "scaling", None)
+    return found if isinstance(found, dict) else {}
