@@ -75,7 +75,7 @@ def first_answers(repeats: int) -> dict[str, Any]:
 def knobs() -> dict[str, Any]:
     """Milliseconds of each single change of `nano`, the first time it is asked for, and again."""
     from lab.config import PRESETS, changed
-    from lab.forecast.memory import forecast, warm
+    from lab.forecast.memory import forecast, neighbours, warm
 
     base = changed(PRESETS["nano"], vocab_size=50_257, precision="fp32")
     forecast(base, "cuda")
@@ -90,8 +90,27 @@ def knobs() -> dict[str, Any]:
                 into.append((time.perf_counter() - started) * 1e3)
         by_knob[knob] = round(max(times), 1)
         asked += times
+    looked_at = changed(base, emb_dim=384, n_heads=6)
     started = time.perf_counter()
-    neighbours = warm(changed(base, emb_dim=320, n_heads=5), "cuda")
+    warmed = warm(looked_at, ["cpu", "cuda"])
+    warming_s = time.perf_counter() - started
+    next_ms = {}
+    for values in (
+        *neighbours(looked_at),
+        {"batch_size": 8},
+        {"batch_size": 64},
+        {"n_layers": 24},
+        {"eval_tokens": 9_000},
+    ):
+        if "emb_dim" in values and values["emb_dim"] % 6:
+            continue  # nothing that a form would accept
+        near = changed(looked_at, **values)
+        started = time.perf_counter()
+        for device in ("cpu", "cuda"):
+            forecast(near, device)
+        next_ms[", ".join(f"{name} {value}" for name, value in values.items() if name != "stride")] = round(
+            (time.perf_counter() - started) * 1e3, 1
+        )
     return {
         "changes": len(asked),
         "first_time_ms": {
@@ -101,7 +120,12 @@ def knobs() -> dict[str, Any]:
         },
         "slowest_by_knob_ms": by_knob,
         "again_ms_max": round(max(again), 2),
-        "warming_all_neighbours_s": {"neighbours": neighbours, "seconds": round(time.perf_counter() - started, 2)},
+        "warmed": {
+            "neighbours": warmed,
+            "seconds_in_the_background": round(warming_s, 2),
+            "next_knob_both_devices_ms_max": max(next_ms.values()),
+            "next_knob_both_devices_ms": next_ms,
+        },
     }
 
 

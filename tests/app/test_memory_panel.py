@@ -89,6 +89,22 @@ def test_the_thread_answers_everything_and_what_a_tab_left_is_dropped() -> None:
     forecasts.close()
 
 
+def test_what_was_replayed_before_is_answered_at_once_and_anything_else_by_the_thread() -> None:
+    config = config_of(emb_dim=56, n_layers=5)
+    for device in ("cpu", "cuda"):
+        forecast(config, device)
+        forecast(changed(config, gradient_checkpointing=True), device)
+    forecasts = Forecasts()
+    forecasts._is_ready = True  # as after the first answer
+    for near in (config, changed(config, gradient_checkpointing=True), changed(config, n_layers=9, learning_rate=0.5)):
+        answer = forecasts.ask("tab", Question(bare(near), "cpu", "here"))
+        assert answer is not None
+        assert answer.sides.keys() == {"here", "16 GB"}
+        assert answer.sides["here"].forecast.peak_bytes == forecast(near, "cpu").peak_bytes
+    assert forecasts.ask("tab", Question(bare(changed(config, emb_dim=58)), "cpu", "here")) is None
+    forecasts.close()
+
+
 def test_each_memory_knob_says_beside_its_field_what_another_value_saves(pretraining: AppTest) -> None:
     answer = answered(pretraining)
     assert answer.savings

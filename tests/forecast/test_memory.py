@@ -168,9 +168,9 @@ def test_a_forecast_moves_no_shared_state() -> None:
 
 def test_after_warming_a_switch_is_answered_in_a_tenth_of_a_second() -> None:
     base = changed(TINY, n_layers=5)
-    assert warm(base, "cpu") >= 8
+    assert warm(base, ["cpu"]) >= 12
     started = time.process_time()
     for values in ({"gradient_checkpointing": True}, {"precision": "bf16"}, {"emb_dim": 64}, {"context_length": 64}):
         forecast(changed(base, **values), "cpu")
     assert (time.process_time() - started) / 4 < 0.1
-    assert warm(base, "cpu", stop=lambda: True) == 0
+    assert warm(base, ["cpu"], stop=lambda: True) == 0
