@@ -9,7 +9,7 @@ from app.ui.pretraining_form import Request, draw_form
 from app.ui.run_choice import choose_history, choose_run, unused
 from app.ui.run_view import draw_run
 from app.ui.speeds import measured_runs
-from lab.config import changed
+from lab.config import PretrainConfig, changed
 from lab.rundir import find_run
 from lab.store import list_runs
 
@@ -18,17 +18,20 @@ def start(request: Request) -> None:
     """Start or queue what the form says, and show it."""
     engine = state.get_engine()
     if request.parent is None:
-        name = unused(request.name, list(runs["name"]))
+        name = unused(request.name, list(everything["name"]))
         run_id = engine.submit(request.config, name=name, prediction=request.prediction)
     else:
         parent, step = request.parent
-        vocab_size = find_run(parent).config().model.vocab_size  # its tokenizer goes with it; a form has no such field
+        vocab_size = (
+            find_run(parent).config_as(PretrainConfig).model.vocab_size
+        )  # its tokenizer goes with it; a form has no such field
         config = changed(request.config, vocab_size=vocab_size)
         run_id = engine.fork(parent, step, config, name=request.name, prediction=request.prediction)
     state.show_run(run_id)
 
 
-runs = state.read(list_runs)
+everything = state.read(list_runs)
+runs = everything[everything["kind"] == "pretrain"]
 measured = state.read(measured_runs, runs)
 status = state.get_engine().status()
 with st.sidebar:

@@ -4,7 +4,7 @@ from typing import Any
 
 import streamlit as st
 
-from app.ui import corpora
+from app.ui import corpora, finetuning_settings
 from app.ui.actions import attempt
 from app.ui.figures import TextSize
 from app.ui.forms import Form
@@ -89,8 +89,16 @@ def fill_from_config(form: Form, config: PretrainConfig) -> None:
 
 
 def use_settings(run_id: str) -> None:
-    """Put a run's settings into the form. For callbacks."""
-    attempt(lambda: fill_from_config(pretraining_form(), find_run(run_id).config()))
+    """Put a run's settings into the form of its kind. For callbacks."""
+
+    def fill() -> None:
+        config = find_run(run_id).config()
+        if isinstance(config, PretrainConfig):
+            fill_from_config(pretraining_form(), config)
+        else:
+            finetuning_settings.fill_from_config(config)
+
+    attempt(fill)
 
 
 def begin_fork(run_id: str, step: int) -> None:

@@ -16,6 +16,7 @@ def pages() -> dict[str, "StreamlitPage"]:
     return {
         "home": st.Page(_PAGES / "home.py", title="Home", url_path="home", default=True),
         "pretraining": st.Page(_PAGES / "pretraining.py", title="Pretraining", url_path="pretraining"),
+        "fine_tuning": st.Page(_PAGES / "fine_tuning.py", title="Fine-tuning", url_path="fine_tuning"),
         "attention": st.Page(_PAGES / "attention.py", title="Attention", url_path="attention"),
         "probing": st.Page(_PAGES / "probing.py", title="Probing", url_path="probing"),
         "runs": st.Page(_PAGES / "runs.py", title="Runs", url_path="runs"),

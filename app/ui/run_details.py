@@ -6,13 +6,13 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from app.ui import state, words
+from app.ui import finetuning_settings, state, words
 from app.ui.charts import OVER, Over
 from app.ui.form_settings import form_values, pretraining_form, use_settings
 from app.ui.messages import plain, speaking
 from app.ui.run_charts import most_points
 from app.ui.show_sql import show_statement
-from lab.config import PretrainConfig, flat, from_json, leaves
+from lab.config import PretrainConfig, RunConfig, flat, from_json, leaves
 from lab.errors import ConfigError
 from lab.rundir import find_run
 from lab.store import metric_names, series
@@ -56,19 +56,26 @@ def draw_config(run_id: str, stored: Mapping[str, Any]) -> None:
     with right:
         st.button("Use this run's settings", key=f"use_{run_id}", on_click=use_settings, args=(run_id,))
     resolved = find_run(run_id).info().get("resolved")
-    if resolved:
+    if resolved and "kernel" in resolved:
         st.caption(
             f"Attention kernel really used: {plain(resolved['kernel'])}, because {plain(resolved['kernel_reason'])}."
         )
     st.dataframe(
-        settings_table(config, form_values(pretraining_form())),
+        settings_table(config, form_of(config)),
         hide_index=True,
         height=420,
         column_config={"Differs": st.column_config.CheckboxColumn("Differs", width="small")},
     )
 
 
-def settings_table(config: PretrainConfig, form: Mapping[str, Any]) -> pd.DataFrame:
+def form_of(config: RunConfig) -> dict[str, Any]:
+    """What the form for this kind of run says now."""
+    if isinstance(config, PretrainConfig):
+        return form_values(pretraining_form())
+    return finetuning_settings.form_values(finetuning_settings.finetuning_form())
+
+
+def settings_table(config: RunConfig, form: Mapping[str, Any]) -> pd.DataFrame:
     """One row per knob: its group, name, this run's value, the form's, and whether they differ."""
     values = flat(config)
     rows = [
@@ -80,7 +87,7 @@ def settings_table(config: PretrainConfig, form: Mapping[str, Any]) -> pd.DataFr
             "Form": words.value(form.get(leaf.name)) if leaf.level != "derived" else "",
             "Differs": leaf.level != "derived" and words.value(values[leaf.name]) != words.value(form.get(leaf.name)),
         }
-        for leaf in leaves(PretrainConfig)
+        for leaf in leaves(type(config))
     ]
     return pd.DataFrame(rows)
 

@@ -87,14 +87,24 @@ def draw_head(cursor: Cursor, run_id: str) -> None:
 def about(row: Mapping[str, Any]) -> str:
     """What is trained on what: corpus, tokenizer, parameters, and the parent of a fork."""
     config = row["config"]
-    parts = [plain(str(config["data"]["corpus"])), f"tokenizer {config['data']['tokenizer']}"] if config else []
+    parts = _learns(config) if config else []
     if row["n_params"]:
-        parts.append(f"{words.count(row['n_params'])} parameters")
+        trained = row["n_trainable"]
+        beside = f"{words.count(trained)} trained beside " if trained and trained < row["n_params"] else ""
+        parts.append(f"{beside}{words.count(row['n_params'])} parameters")
     if row["device"]:
         parts.append(f"{config['compute']['precision']} on {row['device']}")
     if row["parent_run_id"]:
         parts.append(f"fork of {row['parent_run_id']} at step {row['parent_step']:,}")
     return " · ".join(parts)
+
+
+def _learns(config: Mapping[str, Any]) -> list[str]:
+    data, model = config["data"], config["model"]
+    if config["kind"] == "finetune":
+        rank = f", rank {model['rank']}" if model["method"] != "full" else ""
+        return [plain(str(model["model"])), f"learns {plain(str(data['dataset']))}", f"{model['method']}{rank}"]
+    return [plain(str(data["corpus"])), f"tokenizer {data['tokenizer']}"]
 
 
 def draw_progress(row: Mapping[str, Any], newest: Mapping[str, Latest], live: "RunStatus | None", status: str) -> None:
@@ -230,5 +240,5 @@ def person_guess(guesses: pd.DataFrame) -> float | None:
 
 
 def vocabulary(config: Mapping[str, Any] | None) -> int | None:
-    """The vocabulary of a stored config."""
-    return None if not config else config["model"]["vocab_size"]
+    """The vocabulary of a stored config; None for a model that somebody else made: its size says nothing here."""
+    return None if not config else config["model"].get("vocab_size")

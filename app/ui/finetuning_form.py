@@ -1,0 +1,183 @@
+"""The form of the Fine-tuning page: model, data set, method, budget, and Start."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import streamlit as st
+
+from app.ui import words
+from app.ui.finetuning_settings import BUDGET_KEY, BUDGETS, FORK_KEY, end_fork, form_values
+from app.ui.forms import Form
+from app.ui.messages import plain, sentences, show_mistakes
+from app.ui.model_choice import choices
+from app.ui.pretraining_form import draw_fields
+from lab.config import FineTuneConfig, build_finetune
+from lab.errors import ConfigError, LabError
+from lab.finetuning.rows import BUNDLED, add_dataset, dataset_names
+from lab.rundir import find_run
+
+FIRST_MODEL = "smollm2-135m"
+_OPEN, _MISTAKES = "ft_upload_open", "ft_start_mistakes"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What Start is asked to do."""
+
+    config: FineTuneConfig
+    name: str
+    parent: tuple[str, int] | None
+    """Run and step that a fork goes on from."""
+
+
+def draw_form(form: Form, *, busy: bool, start: Callable[[Request], None]) -> FineTuneConfig | None:
+    """Draw the whole form in the sidebar.
+
+    Args:
+        busy: something is running, so that Start puts the run in the queue.
+        start: called with the request when the person presses Start.
+
+    Returns:
+        What the form says; None while it has mistakes.
+    """
+    basics, summary, go, folds = (st.container(gap="xsmall") for _ in range(4))
+    with basics:
+        _draw_fork_notice()
+        _draw_basics(form)
+    with folds:
+        _draw_folds(form)
+        name = st.text_input("Name of the run", key="ft_run_name", persist_state="session", placeholder="made for you")
+    config, mistakes = _checked(form)
+    if config is not None:
+        with summary:
+            st.caption(_summary(config))
+    with go:
+        show_mistakes([*mistakes, *st.session_state.pop(_MISTAKES, [])])
+        st.button(
+            "Add to the queue" if busy else "Start the fork" if FORK_KEY in st.session_state else "Start",
+            type="primary",
+            width="stretch",
+            disabled=config is None,
+            key="ft_start",
+            on_click=_start,
+            args=(start, config, name),
+            help="Something is running; this run starts when those before it are done." if busy else None,
+        )
+    return config
+
+
+def dataset_label(name: str) -> str:
+    """A data set in the list: what it teaches; a file as it is."""
+    return next((one.title for one in BUNDLED if one.name == name), name)
+
+
+# -- inside -----------------------------------------------------------------------------------------------
+
+
+def _draw_basics(form: Form) -> None:
+    models = choices()
+    names = list(models) if FIRST_MODEL in models else [FIRST_MODEL, *models]
+    form.field("model", options=names, naming=lambda ref: models.get(ref, ref))
+    form.field("dataset", options=dataset_names(), naming=dataset_label)
+    _upload(form.key("dataset"))
+    left, right = st.columns(2)
+    with left:
+        form.field("method")
+        _draw_budget()
+        form.field("batch_size")
+        form.field("seed")
+    with right:
+        form.field("rank")
+        name = st.session_state.get(BUDGET_KEY, "max_steps")
+        usual = {"max_steps": 120, "max_epochs": 2.0, "max_minutes": 5.0}
+        form.field(name, start=form.defaults[name] if form.defaults[name] is not None else usual[name])
+        form.field("learning_rate")
+        form.field("max_length")
+
+
+def _draw_fork_notice() -> None:
+    if FORK_KEY not in st.session_state:
+        return
+    run_id, step = st.session_state[FORK_KEY]
+    st.info(
+        f"Fork of {plain(find_run(run_id).info()['name'])} from step {step:,}. Change what you like below; model, "
+        "method and the shape of the adapter stay the parent's."
+    )
+    st.button("Start from the base model instead", on_click=end_fork, type="tertiary")
+
+
+def _draw_budget() -> None:
+    st.selectbox(
+        "Train for",
+        list(BUDGETS),
+        format_func=BUDGETS.__getitem__,
+        key=BUDGET_KEY,
+        bind="query-params",
+        help="Give the length of the run in steps (updates of the weights), epochs (passes over the rows) or minutes.",
+    )
+
+
+def _draw_folds(form: Form) -> None:
+    with st.expander("Advanced"):
+        for group, names in form.groups(without=tuple(BUDGETS)).items():
+            st.markdown(f"**{group}**")
+            draw_fields(form, names)
+
+
+def _checked(form: Form) -> tuple[FineTuneConfig | None, list[str]]:
+    try:
+        return build_finetune(form_values(form)), []
+    except ConfigError as error:
+        return None, error.mistakes
+
+
+def _summary(config: FineTuneConfig) -> str:
+    train = config.train
+    lines = [f"**Effective batch** {words.count(config.sequences_per_step)} rows"]
+    if config.has_adapter:
+        root = "√rank" if config.model.rslora else "rank"
+        scale = config.model.alpha / (config.model.rank**0.5 if config.model.rslora else config.model.rank)
+        lines.append(f"**Adapter's scale** alpha / {root} = {scale:.3g}")
+    if train.max_steps is not None:
+        lines.append(f"**Reads** {words.count(train.max_steps * config.sequences_per_step)} rows in all")
+    return "  \n".join(lines)
+
+
+def _upload(field_key: str) -> None:
+    with st.popover("Use rows of your own", type="tertiary", key=_OPEN, on_change="rerun"):
+        st.caption(
+            "jsonl, json, csv or parquet with instruction and output, prompt and completion, or messages; other column "
+            "names can be mapped under Advanced. The file stays on this machine."
+        )
+        file = st.file_uploader("File", type=["jsonl", "json", "csv", "parquet"], key="ft_file")
+        st.button(
+            "Add and choose it",
+            disabled=file is None,
+            key="ft_add",
+            on_click=_add,
+            args=(file.name if file else "", file.getvalue() if file else b"", field_key),
+        )
+        show_mistakes(st.session_state.pop("ft_add_mistakes", []))
+
+
+def _add(name: str, content: bytes, field_key: str) -> None:
+    try:
+        st.session_state[field_key] = add_dataset(name, content)
+    except LabError as error:
+        st.session_state["ft_add_mistakes"] = sentences(error)
+        return
+    st.session_state[_OPEN] = False
+
+
+def _start(start: Callable[[Request], None], config: FineTuneConfig, name: str) -> None:
+    short = config.data.dataset.rsplit("/", 1)[-1]
+    model = config.model.model.rsplit("/", 1)[-1]
+    parent = st.session_state.get(FORK_KEY)
+    try:
+        title = name.strip() or ("" if parent else f"{model} on {short}")
+        start(Request(config=config, name=title, parent=parent))
+    except LabError as error:
+        st.session_state[_MISTAKES] = sentences(error)
+        return
+    end_fork()
+    st.session_state["ft_run_name"] = ""
