@@ -22,10 +22,8 @@ def start(request: Request) -> None:
         run_id = engine.submit(request.config, name=name, prediction=request.prediction)
     else:
         parent, step = request.parent
-        vocab_size = (
-            find_run(parent).config_as(PretrainConfig).model.vocab_size
-        )  # its tokenizer goes with it; a form has no such field
-        config = changed(request.config, vocab_size=vocab_size)
+        kept = find_run(parent).config_as(PretrainConfig)  # its tokenizer goes with it; a form has no such field
+        config = changed(request.config, vocab_size=kept.model.vocab_size)
         run_id = engine.fork(parent, step, config, name=request.name, prediction=request.prediction)
     state.show_run(run_id)
 

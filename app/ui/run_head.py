@@ -101,7 +101,7 @@ def about(row: Mapping[str, Any]) -> str:
 
 def _learns(config: Mapping[str, Any]) -> list[str]:
     data, model = config["data"], config["model"]
-    if config["kind"] == "finetune":
+    if config.get("kind") == "finetune":
         rank = f", rank {model['rank']}" if model["method"] != "full" else ""
         return [plain(str(model["model"])), f"learns {plain(str(data['dataset']))}", f"{model['method']}{rank}"]
     return [plain(str(data["corpus"])), f"tokenizer {data['tokenizer']}"]
