@@ -81,6 +81,17 @@ def attach(model: nn.Module, config: FineTuneModelConfig, seed: int, *, address:
     Raises:
         ModelError: as `targets`.
     """
+    wrapped, found = wrap(model, config, address=address)
+    first_weights(wrapped, seed)
+    return wrapped, found
+
+
+def wrap(model: nn.Module, config: FineTuneModelConfig, *, address: str) -> tuple[nn.Module, Targets]:
+    """Put an adapter on a model whose first weights nobody has drawn yet; also where the model takes no memory.
+
+    Raises:
+        ModelError: as `targets`.
+    """
     from peft import LoraConfig, get_peft_model
 
     found = targets(model, config.target_modules)
@@ -98,7 +109,6 @@ def attach(model: nn.Module, config: FineTuneModelConfig, seed: int, *, address:
     with torch.random.fork_rng(devices=[]):
         wrapped = get_peft_model(model, settings, adapter_name=NAME)
     wrapped.peft_config[NAME].base_model_name_or_path = address
-    first_weights(wrapped, seed)
     return wrapped, found
 
 

@@ -16,8 +16,9 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from lab.config import OptimConfig, PretrainConfig, TrainConfig
+from lab.config import FineTuneModelConfig, OptimConfig, PretrainConfig, TrainConfig
 from lab.control import Control
+from lab.finetuning.adapter import wrap
 from lab.forecast.replay import FakeBatch, FakeBatches, NoRecorder, TokenIds, fakes, mark_state
 from lab.forecast.rules import CPU, CUDA, Device, DeviceRules
 from lab.forecast.storages import Log, StorageTracker
@@ -53,6 +54,7 @@ class AdapterTraining:
     """Of the frozen weights and of the products. Adapters are always fp32."""
     gradient_checkpointing: bool = True
     attention: Literal["sdpa", "eager"] = "sdpa"
+    target_modules: Literal["all_linear", "attention", "mlp"] = "all_linear"
 
 
 def quantised_bytes(elements: int, *, double_quantisation: bool) -> dict[str, int]:
@@ -117,28 +119,22 @@ def replay_step(hf_config: Any, training: AdapterTraining, rules: DeviceRules) -
 
 
 def adapted(hf_config: Any, training: AdapterTraining) -> nn.Module:
-    """The model with adapters on all its linear layers, on `meta`.
+    """The model with its adapters, on `meta`: set up as a run does it.
 
     The class is called directly: `from_config(dtype=…)` would set the default dtype of the whole process for a moment.
     """
-    from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
     hf_config._attn_implementation = training.attention
     with torch.device("meta"):
         model = AutoModelForCausalLM._model_mapping[type(hf_config)](hf_config)
-        targets = [
-            name
-            for name, module in model.named_modules()
-            if isinstance(module, nn.Linear) and module is not model.get_output_embeddings()
-        ]
         if training.quantised:
-            for name in targets:
-                _to_4bit(model, name, training)
+            for name, module in list(model.named_modules()):
+                if isinstance(module, nn.Linear) and module is not model.get_output_embeddings():
+                    _to_4bit(model, name, training)
             model.is_loaded_in_4bit = True
-        endings = sorted({name.split(".")[-1] for name in targets})
-        adapters = LoraConfig(r=training.rank, lora_alpha=2 * training.rank, target_modules=endings)
-        model = get_peft_model(model, adapters)
+        asked = FineTuneModelConfig(rank=training.rank, target_modules=training.target_modules)
+        model, _ = wrap(model, asked, address="")
     if training.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     return model
