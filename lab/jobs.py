@@ -67,5 +67,6 @@ def execute(run: RunDir, recorder: "Recorder") -> "Outcome":
     if isinstance(run.config(), PretrainConfig):
         return training.train_run(run, recorder, None, MemoryAdviser())
     from lab.finetuning.job import FineTuneJob
+    from lab.forecast.finetune_config import FineTuneAdviser
 
-    return training.train_run(run, recorder, None, None, FineTuneJob)
+    return training.train_run(run, recorder, None, FineTuneAdviser(run), FineTuneJob)

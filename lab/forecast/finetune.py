@@ -136,7 +136,7 @@ def adapted(hf_config: Any, training: AdapterTraining) -> nn.Module:
         asked = FineTuneModelConfig(rank=training.rank, target_modules=training.target_modules)
         model, _ = wrap(model, asked, address="")
     if training.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        cast(Any, model).gradient_checkpointing_enable({"use_reentrant": False})
     return model
 
 

@@ -57,6 +57,8 @@ class MemoryAccount:
             what = f"Not started: {error}"
             raise TrainingError(f"{what} {self.advise(config, what, 'start', 0, error.limit_bytes)}") from error
         self.watch.forget_peak()
+        if foreseen is None:
+            return
         if foreseen.warning:
             self.say("warning", "warning", foreseen.warning)
         needs = {MEMORY_METRIC: foreseen.needed_bytes}

@@ -90,8 +90,8 @@ class TooLargeError(TrainingError):
 class Adviser(Protocol):
     """Knows the memory of a run in advance."""
 
-    def foresee(self, config: RunConfig) -> Foreseen:
-        """Before the first step. `config` has its device and precision.
+    def foresee(self, config: RunConfig) -> Foreseen | None:
+        """Before the first step; None where nobody knows. `config` has its device and precision.
 
         Raises:
             TooLargeError: the machine cannot hold this run.
