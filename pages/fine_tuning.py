@@ -3,10 +3,11 @@
 import streamlit as st
 
 from app.ui import state
-from app.ui.finetuning_form import Request, draw_form
+from app.ui.finetuning_form import Request, draw_form, missing_model
 from app.ui.finetuning_preview import draw_preview
 from app.ui.finetuning_settings import finetuning_form
 from app.ui.finetuning_view import draw_finetuning
+from app.ui.model_pull import offer_pull
 from app.ui.run_choice import choose_history, choose_run, unused
 from lab.store import list_runs
 
@@ -29,6 +30,7 @@ status = state.get_engine().status()
 with st.sidebar:
     wanted = draw_form(finetuning_form(), busy=status.running is not None, start=start)
 
+missing = missing_model(wanted) if wanted is not None else None
 if runs.empty:
     st.title("Fine-tuning", anchor=False)
     st.markdown(
@@ -36,8 +38,11 @@ if runs.empty:
         "what that cost it, and you take the result along with a proof. The form on the left is filled in for a first "
         "run of a few minutes."
     )
-    st.info("Look at what the model will see below, then press **Start** on the left.")
-    draw_preview(wanted, expanded=True)
+    if missing is not None:
+        offer_pull(missing)
+    else:
+        st.info("Look at what the model will see below, then press **Start** on the left.")
+        draw_preview(wanted, expanded=True)
     st.stop()
 title, left, right = st.columns([2, 3, 3], vertical_alignment="center")
 with title:
@@ -46,5 +51,8 @@ with left:
     shown = choose_run(runs, live=status.running.run_id if status.running else None)
 with right:
     history = choose_history(runs, shown)
-draw_preview(wanted)
+if missing is not None:
+    offer_pull(missing)
+else:
+    draw_preview(wanted)
 draw_finetuning(shown, history=history)

@@ -6,6 +6,7 @@ from app.ui.messages import speaking
 from app.ui.token_strip import Chip, token_strip
 from lab.config import FineTuneConfig
 from lab.data.tokenizers import visible
+from lab.models.adapters import precision_of_run
 from lab.models.checkpoints import list_checkpoints
 from lab.rundir import find_run
 
@@ -71,12 +72,13 @@ def answers(run_id: str, step: int, question: str, scale: float, temperature: fl
     config = run.config_as(FineTuneConfig)
     sampling = Sampling(temperature=temperature, max_new_tokens=length, seed=0)
     turns, template = (Turn("user", question),), config.data.chat_template
-    tuned = shelf.get(f"{run_id}@{step}")
+    precision = precision_of_run(run)
+    tuned = shelf.get(f"{run_id}@{step}", precision=precision)
     if config.has_adapter:
         before = reply(tuned, turns, sampling, scale=0.0, template=template)
         after = reply(tuned, turns, sampling, scale=scale, template=template)
     else:
-        before = reply(shelf.get(config.model.model), turns, sampling, template=template)
+        before = reply(shelf.get(config.model.model, precision=precision), turns, sampling, template=template)
         after = reply(tuned, turns, sampling, template=template)
 
     def shown(one: Reply) -> list[Chip]:

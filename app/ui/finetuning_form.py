@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import streamlit as st
 
-from app.ui import words
+from app.ui import state, words
+from app.ui.finetuning_preview import preview_of
 from app.ui.finetuning_settings import BUDGET_KEY, BUDGETS, FORK_KEY, end_fork, form_values
 from app.ui.forms import Form
 from app.ui.messages import plain, sentences, show_mistakes
@@ -14,7 +15,10 @@ from app.ui.pretraining_form import draw_fields
 from lab.config import FineTuneConfig, build_finetune
 from lab.errors import ConfigError, LabError
 from lab.finetuning.rows import BUNDLED, add_dataset, dataset_names
+from lab.models.registry import ModelEntry, find_model
 from lab.rundir import find_run
+from lab.sessions.opening import run_of
+from lab.store.cursor import Cursor
 
 FIRST_MODEL = "smollm2-135m"
 _OPEN, _MISTAKES = "ft_upload_open", "ft_start_mistakes"
@@ -48,16 +52,19 @@ def draw_form(form: Form, *, busy: bool, start: Callable[[Request], None]) -> Fi
         _draw_folds(form)
         name = st.text_input("Name of the run", key="ft_run_name", persist_state="session", placeholder="made for you")
     config, mistakes = _checked(form)
+    is_here = config is not None and missing_model(config) is None
     if config is not None:
         with summary:
             st.caption(_summary(config))
     with go:
         show_mistakes([*mistakes, *st.session_state.pop(_MISTAKES, [])])
+        if config is not None and not is_here:
+            st.caption(f"{plain(config.model.model)} is not on this machine yet: get it on the right, then start.")
         st.button(
             "Add to the queue" if busy else "Start the fork" if FORK_KEY in st.session_state else "Start",
             type="primary",
             width="stretch",
-            disabled=config is None,
+            disabled=not is_here,
             key="ft_start",
             on_click=_start,
             args=(start, config, name),
@@ -75,10 +82,13 @@ def dataset_label(name: str) -> str:
 
 
 def _draw_basics(form: Form) -> None:
-    models = choices()
-    names = list(models) if FIRST_MODEL in models else [FIRST_MODEL, *models]
+    tuned = state.read(finetuned)
+    models = {ref: label for ref, label in choices().items() if ref not in tuned}
+    # what is chosen may be a folder of one's own, or a file: it is an option, too
+    names = list(dict.fromkeys([FIRST_MODEL, *models, st.session_state.get(form.key("model"), FIRST_MODEL)]))
     form.field("model", options=names, naming=lambda ref: models.get(ref, ref))
-    form.field("dataset", options=dataset_names(), naming=dataset_label)
+    chosen = st.session_state.get(form.key("dataset"), form.defaults["dataset"])
+    form.field("dataset", options=list(dict.fromkeys([*dataset_names(), chosen])), naming=dataset_label)
     _upload(form.key("dataset"))
     left, right = st.columns(2)
     with left:
@@ -93,6 +103,22 @@ def _draw_basics(form: Form) -> None:
         form.field(name, start=form.defaults[name] if form.defaults[name] is not None else usual[name])
         form.field("learning_rate")
         form.field("max_length")
+
+
+def finetuned(cursor: Cursor) -> set[str]:
+    """Runs that are fine-tunings themselves, so that none can begin with them."""
+    return {run_id for (run_id,) in cursor.execute("SELECT run_id FROM runs WHERE kind = 'finetune'").fetchall()}
+
+
+def missing_model(config: FineTuneConfig) -> ModelEntry | None:
+    """The model of the config, when it is known but not on this machine."""
+    try:
+        if run_of(config.model.model) is not None:
+            return None
+        entry = find_model(config.model.model)
+    except LabError:
+        return None
+    return entry if entry.folder is None else None
 
 
 def _draw_fork_notice() -> None:
@@ -169,11 +195,22 @@ def _add(name: str, content: bytes, field_key: str) -> None:
     st.session_state[_OPEN] = False
 
 
+def refuse_broken(config: FineTuneConfig) -> None:
+    """
+    Raises:
+        LabError: the rows cannot be trained on; every kind of mistake is one sentence.
+    """
+    mistakes = preview_of(config.model_dump_json()).mistakes
+    if mistakes:
+        raise ConfigError(mistakes)
+
+
 def _start(start: Callable[[Request], None], config: FineTuneConfig, name: str) -> None:
     short = config.data.dataset.rsplit("/", 1)[-1]
     model = config.model.model.rsplit("/", 1)[-1]
     parent = st.session_state.get(FORK_KEY)
     try:
+        refuse_broken(config)  # before there is a run
         title = name.strip() or ("" if parent else f"{model} on {short}")
         start(Request(config=config, name=title, parent=parent))
     except LabError as error:

@@ -1,0 +1,169 @@
+"""The Fine-tuning page on the real engine, with a tiny model of random weights."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from app.ui.finetuning_curve import first_drop, overfitting
+from app.ui.finetuning_plane import plane_data, verdict
+from app.ui.finetuning_preview import chips_of, preview_of
+from app.ui.finetuning_view import pairs
+from lab.engine import Engine
+from lab.finetuning.export import exports_of
+from lab.rundir import all_runs, find_run
+from lab.store import run_row
+from tests.app.test_pages import button, wait_for, words_on
+from tests.finetuning.helpers import config_for, tiny_folder
+
+
+@pytest.fixture(autouse=True)
+def no_models(lab_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAB_MODEL_CACHE", str(lab_home / "models"))
+
+
+@pytest.fixture
+def folder(lab_home: Path) -> Path:
+    return tiny_folder(lab_home / "tiny")
+
+
+def opened(home: AppTest, **values: object) -> AppTest:
+    """The page, with these fields filled in."""
+    for name, value in values.items():
+        home.session_state[f"ft_{name}"] = value
+    page = home.switch_page("../pages/fine_tuning.py").run()
+    assert not page.exception, page.exception
+    return page
+
+
+def trained(engine: Engine, folder: Path, **changes: object) -> str:
+    config = config_for(folder, **{"eval_every": 2, "sample_tokens": 4, "max_steps": 4, **changes})
+    run_id = engine.submit(config, name="a tiny tuning")
+    wait_for(lambda: run_row(engine.database, run_id)["status"] in ("finished", "failed"))
+    assert run_row(engine.database, run_id)["error"] is None
+    return run_id
+
+
+def test_without_runs_and_without_the_model_it_says_how_to_get_it(home: AppTest) -> None:
+    page = opened(home)
+    assert "smollm2-135m is not on this machine yet" in words_on(page).replace("\\", "")
+    assert button(page, "ft_start").disabled
+
+
+def test_the_preview_counts_rows_and_says_how_much_is_learnt(home: AppTest, folder: Path) -> None:
+    said = words_on(opened(home, model=str(folder), max_length=512))
+    assert "260 rows, format **instruction**" in said
+    assert "234 to learn from, 26 to validate with" in said
+    assert "Room in the adapter" in said
+
+
+def test_broken_rows_are_refused_on_start_and_no_run_is_made(home: AppTest, folder: Path) -> None:
+    (folder / "rows.jsonl").write_text(
+        '{"prompt": "Why?", "completion": ""}\n{"prompt": "How?", "completion": "So."}\n'
+    )
+    page = opened(home, model=str(folder), max_length=512, dataset=str(folder / "rows.jsonl"))
+    button(page, "ft_start").click().run()
+    assert not page.exception, page.exception
+    assert r"Completion is empty\: row 1 of 2." in [error.value for error in page.error]
+    assert all_runs() == []
+
+
+def test_start_trains_and_shows_before_and_after(home: AppTest, folder: Path) -> None:
+    quick = {"max_steps": 4, "eval_every": 2, "sample_tokens": 4, "precision": "fp32", "threads": 1, "max_length": 512}
+    page = opened(home, model=str(folder), **quick)
+    button(page, "ft_start").click().run()
+    assert not page.exception, page.exception
+    (run,) = all_runs()
+    wait_for(lambda: run.info()["status"] in ("finished", "failed"))
+    assert run.info()["status"] == "finished", run.info()["error"]
+    page.run()
+    assert not page.exception, page.exception
+    said = words_on(page)
+    assert "Before and after" in said
+    assert "Learnt and forgotten" in said
+
+
+def test_every_view_of_a_run_is_drawn(home: AppTest, engine: Engine, folder: Path) -> None:
+    trained(engine, folder)
+    page = opened(home)
+    for view in ("Chat", "What the adapter did", "Export", "Checkpoints", "Events", "Settings", "Show the SQL"):
+        page.segmented_control(key="finetuning_view").set_value(view).run()
+        assert not page.exception, (view, page.exception)
+        assert not page.error, (view, [error.value for error in page.error])
+
+
+def test_asking_shows_both_answers(home: AppTest, engine: Engine, folder: Path) -> None:
+    trained(engine, folder)
+    page = opened(home)
+    page.number_input(key="ft_chat_length").set_value(4)
+    button(page, "FormSubmitter:ft_chat-Ask").click().run()
+    assert not page.exception, page.exception
+    assert not page.error
+    said = words_on(page)
+    assert "**Base**" in said
+    assert "**Fine-tuned, strength 1**" in said
+
+
+def test_export_writes_the_files_and_shows_the_proof(home: AppTest, engine: Engine, folder: Path) -> None:
+    run_id = trained(engine, folder)
+    page = opened(home)
+    page.segmented_control(key="finetuning_view").set_value("Export").run()
+    button(page, "ft_export").click().run()
+    assert not page.exception, page.exception
+    (made,) = exports_of(find_run(run_id))
+    assert made.certificate["verdict"] == "equivalent"
+    assert "same likeliest token at 100.0%" in words_on(page)
+
+
+def test_a_fork_keeps_the_model_and_starts_from_the_checkpoint(home: AppTest, engine: Engine, folder: Path) -> None:
+    parent = trained(engine, folder)
+    page = opened(home)
+    page.segmented_control(key="finetuning_view").set_value("Checkpoints").run()
+    button(page, f"fork_{parent}_4").click().run()
+    assert not page.exception, page.exception
+    assert "Fork of a tiny tuning from step 4" in words_on(page)
+    page.number_input(key="ft_max_steps").set_value(6)
+    button(page, "ft_start").click().run()
+    assert not page.error, [error.value for error in page.error]
+    child = next(run for run in all_runs() if run.run_id != parent)
+    wait_for(lambda: child.info()["status"] in ("finished", "failed"))
+    assert child.info()["status"] == "finished", child.info()["error"]
+    assert child.info()["parent_step"] == 4
+
+
+def test_the_plane_begins_in_the_corner_and_says_what_was_forgotten(engine: Engine, folder: Path) -> None:
+    run_id = trained(engine, folder)
+    data = plane_data(engine.database, run_id)
+    assert list(data["step"]) == [0, 2, 4]
+    assert (data["learnt"].iloc[0], data["forgotten"].iloc[0]) == (0, 0)
+    assert "At step 4: learnt" in verdict(data)
+
+
+def test_the_preview_marks_what_is_learnt_where_it_ends_and_what_is_cut(folder: Path) -> None:
+    seen = preview_of(config_for(folder).model_dump_json())
+    example = seen.examples[0]
+    from lab.finetuning.base import find_base
+
+    tokenizer = find_base(str(folder)).tokenizer
+    chips = chips_of(example, tokenizer, seen.frame.end, len(example.ids) - 1)
+    assert [chip.kind for chip in chips].count("learnt") + 2 == sum(example.learn)
+    assert chips[-1].kind == "cut"
+    assert next(chip.label for chip in chips if chip.kind == "end") == "<|im_end|>"
+
+
+def test_a_question_needs_an_answer_from_before_the_first_step() -> None:
+    samples = pd.DataFrame(
+        {"step": [0, 0, 5, 5], "prompt": ["a", "b", "a", "c"], "text": ["old a", "old b", "new a", "new c"]}
+    )
+    assert pairs(samples) == [("a", "old a", "new a", 5), ("b", "old b", "old b", 0)]
+
+
+def test_overfitting_begins_where_the_validation_loss_was_lowest() -> None:
+    def curve(*values: float) -> pd.DataFrame:
+        return pd.DataFrame({"step": range(0, 10 * len(values), 10), "last": values, "mean": values})
+
+    assert overfitting(curve(3.0, 1.0, 1.2, 1.5)) == 10
+    assert overfitting(curve(3.0, 1.0, 0.9, 0.905)) is None
+    assert first_drop(curve(*[3.0] * 2, *[1.0] * 23)) == (50, 0.8)
+    assert first_drop(curve(*[3.0 - 0.1 * step for step in range(25)])) is None
