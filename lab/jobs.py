@@ -66,7 +66,11 @@ def execute(run: RunDir, recorder: "Recorder") -> "Outcome":
 
     if isinstance(run.config(), PretrainConfig):
         return training.train_run(run, recorder, None, MemoryAdviser())
+    from lab.finetuning import fast
     from lab.finetuning.job import FineTuneJob
     from lab.forecast.finetune_config import FineTuneAdviser
+
+    if run.config_as(FineTuneConfig).model.mode == "fast" and not fast.why_not():
+        return fast.execute(run)
 
     return training.train_run(run, recorder, None, FineTuneAdviser(run), FineTuneJob)

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import nn
@@ -29,10 +29,12 @@ from lab.training.precision import Precision, PrecisionName
 class FineTuneJob:
     """Reads the data when it is made; `build` loads the model and puts the adapter on it."""
 
+    mode: Literal["compatible", "fast"] = "compatible"
+
     def __init__(self, run: RunDir, device: torch.device, say: Say):
         self.run, self.device, self.say = run, device, say
         config = run.config_as(FineTuneConfig)
-        if config.model.mode == "fast":
+        if config.model.mode != self.mode:
             fast.refuse()
         self.base = find_base(config.model.model)
         self.config = changed(config, model=self.base.ref)
@@ -41,12 +43,12 @@ class FineTuneJob:
     def build(self) -> None:
         self.config = config = self._resolve(self.config)
         precision = Precision(cast(PrecisionName, config.compute.precision), self.device)
-        model = load_base(self.base, config, precision.name, self.device)
+        model = self.load(config, precision)
         self.n_params = all_weights(model)
         self._check_lengths(model)
         self.targets: Targets | None = None
         if config.has_adapter:
-            model, self.targets = attach(model, config.model, config.train.seed, address=self.base.address)
+            model, self.targets = self.adapt(model, config)
             self._tell_targets(self.targets)
         self.task = FineTuneTask(model, config, self.data, self.base.tokenizer, precision)
         train = config.train
@@ -72,6 +74,14 @@ class FineTuneJob:
             folder = self.run.path / FOLDER
             folder.mkdir(exist_ok=True)
             write_adapter_config(model, folder)  # from here on every state of the run can be opened as an adapter
+
+    def load(self, config: FineTuneConfig, precision: Precision) -> nn.Module:
+        """The base."""
+        return load_base(self.base, config, precision.name, self.device)
+
+    def adapt(self, model: nn.Module, config: FineTuneConfig) -> tuple[nn.Module, Targets]:
+        """The base with its adapter, everything else frozen."""
+        return attach(model, config.model, config.train.seed, address=self.base.address)
 
     def started(self, step: int) -> str:
         trained = sum(parameter.numel() for parameter in self.task.model.parameters() if parameter.requires_grad)
