@@ -39,8 +39,8 @@ MOST_WHOLE = 512
 MOST_TOKENS = 4_096
 BUDGET = 1 << 30
 """Bytes that one capture may take; predicted before it is made."""
-_WORKING = 12
-"""Bytes per weight of one layer that the model takes while it works them out: scores, softmax and result."""
+_WORKING = 32
+"""Bytes per weight of one layer that are taken while it is worked out: scores, softmax, figures (26 to 36 measured)."""
 ALL_POINTS = ("pre_attn", "post_attn", "post_ffn", "delta_attn", "delta_ffn")
 TEXT_KEY, LOOK_KEY = "text", "look"
 """Query parameters and session keys: what is read, and that the person has asked to look."""

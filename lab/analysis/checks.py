@@ -8,7 +8,9 @@ thresholds follow from the machine epsilon of the model's numbers (the distance 
 Let u = epsilon / 2 be the largest relative error of one rounding.
 
     rows sum to 1     Each weight was rounded once when it left the softmax, and they are positive, so their sum is
-                      off by u at most; the softmax itself works in 32 bits and adds log2(keys) roundings of those.
+                      off by u at most. The softmax works in 32 bits: it adds up the keys in 8 or more lanes, each one
+                      key after the other, so the roundings of those grow like a random walk. Its spread is
+                      u √(keys / 8) / 3, and the largest of a million rows is five spreads off: 0.3 epsilon √keys.
     no future         e^-inf is exactly 0 in every format.
     sum of branches   pre + Δattn + Δffn and post differ by two roundings on either side, 4 u = 2 epsilon of the
                       magnitudes that are added, in each single number.
@@ -78,7 +80,8 @@ def rows_threshold(dtype: torch.dtype, n_keys: int) -> float:
     """Largest distance from 1 of a row of attention that rounding explains."""
     rounding = epsilon(dtype) / 2 if dtype != torch.float32 else 0.0
     tiny = torch.finfo(dtype).tiny * n_keys  # weights below the smallest number become 0
-    return rounding + tiny + epsilon(torch.float32) * (2 + math.log2(max(n_keys, 2)))
+    walk = 0.3 * math.sqrt(n_keys)
+    return rounding + tiny + epsilon(torch.float32) * (2 + math.log2(max(n_keys, 2)) + walk)
 
 
 def branches_threshold(dtype: torch.dtype) -> float:

@@ -158,7 +158,8 @@ def compare_branches(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) 
         )
     changes = []
     for branch in ("delta_attn", "delta_ffn"):
-        a, b = _exact(before[branch]), _exact(after[branch])
+        a = _exact(before[branch])
+        b = _exact(after[branch]).to(a.device)  # a stored capture is read on the CPU
         changes.append((norms(a - b) / norms(a)).nanmean((1, 2)))
     return BranchChange(*changes)
 

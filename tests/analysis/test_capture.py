@@ -7,6 +7,7 @@ import torch
 import transformers
 from torch import nn
 
+from lab.analysis import checks
 from lab.analysis.capture import DELTAS, POINTS, THREE_POINTS, capture, predicted_bytes
 from lab.analysis.checks import Check, Checks
 from lab.errors import ModelError
@@ -245,3 +246,13 @@ def test_captured_activations_can_be_trained_on() -> None:
     probe = nn.Linear(32, 2)
     probe(stream).sum().backward()
     assert probe.weight.grad is not None
+
+
+@pytest.mark.parametrize("n_keys", [16, 512, 4096])
+def test_rows_of_a_right_softmax_are_green_at_every_length_and_a_lost_hundred_thousandth_is_red(n_keys: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for size in (0.0, 1.0, 8.0):  # from even rows to rows that look at one key
+        weights = (size * torch.randn(1, 2, 64, n_keys, generator=generator)).softmax(-1)
+        allowed = checks.rows_threshold(torch.float32, n_keys)
+        assert checks.row_error(weights) <= allowed / 2
+        assert checks.row_error(weights * (1 - 1e-5)) > allowed
