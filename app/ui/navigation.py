@@ -20,6 +20,7 @@ def pages() -> dict[str, "StreamlitPage"]:
         "attention": st.Page(_PAGES / "attention.py", title="Attention", url_path="attention"),
         "probing": st.Page(_PAGES / "probing.py", title="Probing", url_path="probing"),
         "runs": st.Page(_PAGES / "runs.py", title="Runs", url_path="runs"),
+        "outputs": st.Page(_PAGES / "outputs.py", title="Outputs", url_path="outputs"),
         "sql": st.Page(_PAGES / "sql.py", title="SQL", url_path="sql"),
     }
 

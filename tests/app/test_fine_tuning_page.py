@@ -11,7 +11,7 @@ from app.ui.finetuning_plane import plane_data, verdict
 from app.ui.finetuning_preview import chips_of, preview_of
 from app.ui.finetuning_view import pairs
 from lab.engine import Engine
-from lab.finetuning.export import exports_of
+from lab.finetuning.export import export_run, exports_of
 from lab.rundir import all_runs, find_run
 from lab.store import run_row
 from tests.app.test_pages import button, wait_for, words_on
@@ -116,6 +116,20 @@ def test_export_writes_the_files_and_shows_the_proof(home: AppTest, engine: Engi
     assert "same likeliest token at 100.0%" in words_on(page)
 
 
+def test_outputs_lists_adapter_and_export_and_deletes_the_export(home: AppTest, engine: Engine, folder: Path) -> None:
+    run = find_run(trained(engine, folder))
+    made = export_run(run, "merged", numbers="fp32")
+    page = home.switch_page("../pages/outputs.py").run()
+    assert not page.exception, page.exception
+    said = words_on(page)
+    assert "2 on disk" in said
+    assert "merged, fp32, step 4" in said.replace("\\", "")
+    button(page, f"delete_{made.folder}").click().run()
+    assert exports_of(run) == []
+    assert "1 on disk" in words_on(page)
+    assert (run.path / "adapter" / "adapter_model.safetensors").is_file()
+
+
 def test_a_fork_keeps_the_model_and_starts_from_the_checkpoint(home: AppTest, engine: Engine, folder: Path) -> None:
     parent = trained(engine, folder)
     page = opened(home)
@@ -123,7 +137,7 @@ def test_a_fork_keeps_the_model_and_starts_from_the_checkpoint(home: AppTest, en
     button(page, f"fork_{parent}_4").click().run()
     assert not page.exception, page.exception
     assert "Fork of a tiny tuning from step 4" in words_on(page)
-    page.number_input(key="ft_max_steps").set_value(6)
+    page.number_input(key="ft_max_steps").set_value(6).run()
     button(page, "ft_start").click().run()
     assert not page.error, [error.value for error in page.error]
     child = next(run for run in all_runs() if run.run_id != parent)
