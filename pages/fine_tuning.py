@@ -4,6 +4,7 @@ import streamlit as st
 
 from app.ui import state
 from app.ui.finetuning_form import Request, draw_form, missing_model
+from app.ui.finetuning_memory import draw_memory
 from app.ui.finetuning_preview import draw_preview
 from app.ui.finetuning_settings import finetuning_form
 from app.ui.finetuning_view import draw_finetuning
@@ -43,6 +44,7 @@ if runs.empty:
     else:
         st.info("Look at what the model will see below, then press **Start** on the left.")
         draw_preview(wanted, expanded=True)
+        draw_memory(wanted)
     st.stop()
 title, left, right = st.columns([2, 3, 3], vertical_alignment="center")
 with title:
@@ -55,4 +57,5 @@ if missing is not None:
     offer_pull(missing)
 else:
     draw_preview(wanted)
+    draw_memory(wanted)
 draw_finetuning(shown, history=history)

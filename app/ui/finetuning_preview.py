@@ -30,7 +30,12 @@ def draw_preview(config: FineTuneConfig | None, *, expanded: bool = False) -> No
     """
     if config is None:
         return
-    with st.expander("What the model will see", icon=":material/visibility:", expanded=expanded, key="ft_preview"):
+    fold = st.expander(
+        "What the model will see", icon=":material/visibility:", expanded=expanded, key="ft_preview", on_change="rerun"
+    )
+    if not fold.open:
+        return
+    with fold:
         try:
             seen = preview_of(config.model_dump_json())
         except LabError as error:

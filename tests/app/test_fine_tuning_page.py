@@ -58,6 +58,13 @@ def test_the_preview_counts_rows_and_says_how_much_is_learnt(home: AppTest, fold
     assert "Room in the adapter" in said
 
 
+def test_the_memory_of_a_step_is_laid_beside_this_machine_and_16_gb(home: AppTest, folder: Path) -> None:
+    page = opened(home, model=str(folder), max_length=512, memory=True)
+    said = words_on(page)
+    assert "The most tensors are alive in the" in said
+    assert [metric.label for metric in page.metric] == ["This computer", "A GPU with 16 GB"]
+
+
 def test_broken_rows_are_refused_on_start_and_no_run_is_made(home: AppTest, folder: Path) -> None:
     (folder / "rows.jsonl").write_text(
         '{"prompt": "Why?", "completion": ""}\n{"prompt": "How?", "completion": "So."}\n'
