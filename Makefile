@@ -4,17 +4,19 @@
 #   make test    every test          make check   format, lint, types, import rules
 #   make bench   the benchmarks      make clean   remove .venv and caches; runs and the record stay
 #   make faults  200 rounds of killed processes, damaged files and full disks
+#   make unsloth an environment of its own for fast fine-tuning; only with an NVIDIA GPU
+#   make qwen7b  the lab's reference for a large model: tuned, compared, probed; hub and GPU needed
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: app test check bench faults clean
+.PHONY: app test check bench faults unsloth qwen7b clean
 
 app: .venv/installed
 	$(BIN)/streamlit run app/Home.py --server.port 8501
 
 test: .venv/installed-dev
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
 check: .venv/installed-dev
 	$(BIN)/ruff format --check .
@@ -28,8 +30,20 @@ bench: .venv/installed-dev
 faults: .venv/installed-dev
 	$(BIN)/python -m benchmarks.faults $(ARGS)
 
+# Unsloth patches the libraries beside it for the whole process, so it never shares an environment with the app.
+unsloth: .venv-unsloth/installed
+
+.venv-unsloth/installed: pyproject.toml constraints-unsloth.txt
+	@command -v nvidia-smi >/dev/null || { echo "Unsloth needs an NVIDIA GPU, and nvidia-smi is not here: nothing was installed."; exit 1; }
+	$(PYTHON) -m venv .venv-unsloth
+	.venv-unsloth/bin/python -m pip install --quiet -c constraints-unsloth.txt -e ".[unsloth]"
+	@touch $@
+
+qwen7b: .venv/installed
+	$(BIN)/python -m benchmarks.gpu.qwen7b $(ARGS)
+
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis *.egg-info
+	rm -rf .venv .venv-unsloth .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamp files are newer than what they were made from, so installing happens once, and again after a change.
