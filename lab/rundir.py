@@ -34,6 +34,8 @@ from lab.files import read_json, write_json
 
 C = TypeVar("C", bound=RunConfig)
 
+_SAFETENSORS_UNFINISHED = ".tmp??????"
+"""safetensors writes under a name of its own, beside ours, and renames that."""
 _LOCK_PATIENCE_S = 1.0  # somebody who only looks holds the lock for microseconds
 
 
@@ -148,7 +150,7 @@ class RunDir:
     def tidy(self) -> None:
         """Remove files that a killed process never finished. For the process that holds the lock."""
         for folder in (self.path, self.checkpoints, self.resume, self.segments):
-            for path in folder.glob(".*.tmp"):
+            for path in (*folder.glob(".*.tmp"), *folder.glob(_SAFETENSORS_UNFINISHED)):
                 if not path.name.startswith(f".{self.control_path.name}"):  # others write that one, maybe right now
                     path.unlink(missing_ok=True)
 

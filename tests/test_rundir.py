@@ -160,8 +160,10 @@ def test_looking_does_not_keep_a_trainer_out(run: RunDir) -> None:
 
 def test_tidying_removes_unfinished_files_and_nothing_else(run: RunDir) -> None:
     run.segments.mkdir()
-    for path in (run.path / ".run.json.0123abcd.tmp", run.segments / ".x.parquet.0123abcd.tmp"):
-        path.write_text("half")
+    run.resume.mkdir()
+    unfinished = (".run.json.0123abcd.tmp", "segments/.x.parquet.0123abcd.tmp", "resume/.tmpIesrK7")
+    for name in unfinished:
+        (run.path / name).write_text("half")
     asked = run.path / ".control.json.0123abcd.tmp"  # somebody may be asking right now
     asked.write_text("half")
     run.tidy()
