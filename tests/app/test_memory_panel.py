@@ -1,6 +1,7 @@
 """What the memory panel says, from forecasts of real configs."""
 
 import threading
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -16,9 +17,11 @@ from lab.forecast import adviser
 from lab.forecast.bare import bare
 from lab.forecast.budget import gpu_budget
 from lab.forecast.memory import GivenUpError, MemoryForecast, forecast, giving_up_when
-from lab.rundir import find_run
+from lab.rundir import create_run, find_run
 from lab.store import list_runs, run_row
 from tests.app.test_pages import button, tiny, trained, wait_for, words_on
+from tests.training.test_out_of_memory import config_of as large_model
+from tests.training.test_out_of_memory import starve
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -164,6 +167,27 @@ def test_after_a_run_its_first_step_lies_over_the_forecast_and_the_errors_are_ke
     with engine.cursor() as cursor:
         history = error_history(cursor)
     assert set(history["measured"]) <= {"one step, each tensor followed", "whole run, growth of resident memory"}
+
+
+def test_a_run_that_really_ran_out_of_memory_goes_on_from_its_last_state_with_one_click(
+    pretraining: AppTest, engine: Engine, tmp_path: Path
+) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("To be, or not to be, that is the question. " * 200)
+    run = create_run(changed(large_model(text), batch_size=256, max_steps=1))
+    assert "Out of memory in the forward of step 1." in str(starve(run, "forward")["error"])
+    wait_for(lambda: run_row(engine.database, run.run_id)["status"] == "failed")
+    pretraining.query_params["run"] = run.run_id
+    pretraining.run()
+    assert "It ran out of memory in the forward of step 1." in words_on(pretraining)
+    before = set(list_runs(engine.database)["run_id"])
+    button(pretraining, "fits_0").click().run()
+    assert not pretraining.exception
+    (new,) = set(list_runs(engine.database)["run_id"]) - before
+    wait_for(lambda: run_row(engine.database, new)["status"] == "finished")
+    row = run_row(engine.database, new)
+    assert (row["parent_run_id"], row["parent_step"]) == (run.run_id, 0)
+    assert find_run(new).config().sequences_per_step == run.config().sequences_per_step, "the effective batch stays"
 
 
 @pytest.mark.parametrize("has_state", [True, False])
