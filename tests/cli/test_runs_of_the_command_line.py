@@ -189,6 +189,14 @@ def test_a_fork_starts_from_its_parents_checkpoint(first):
     }
 
 
+def test_a_fork_may_take_another_runs_settings(first):
+    run_lab("fork first --step 3 --max-steps 5 --learning-rate 1e-4 --name kin --json")
+    ended = run_lab("fork first --step 3 --like kin --seed 3 --name cousin --json")
+    assert ended.code == 0, ended.err
+    assert find_run("cousin").info()["parent_run_id"] == first.document["run_id"]
+    assert differences(find_run("kin").config(), find_run("cousin").config()) == {"seed": (1337, 3)}
+
+
 def test_generate_writes_the_same_text_from_the_same_seed(first):
     line = ("generate", "--run", "first", "--prompt", "The ", "--max-new-tokens", "12", "--json")
     one, two, other = run_lab(*line, "--seed", "1"), run_lab(*line, "--seed", "1"), run_lab(*line, "--seed", "2")
