@@ -3,6 +3,7 @@
 One thread for all tabs. A tab says what it looks at now; what it looked at before is dropped between two replays.
 """
 
+import atexit
 import threading
 import time
 from collections import OrderedDict
@@ -88,6 +89,7 @@ class Forecasts:
 
     def close(self, patience_s: float = 60.0) -> None:
         """End the thread: at its next look, in the middle of an answer."""
+        atexit.unregister(self.close)
         with self._change:
             self._is_closed = True
             self._change.notify_all()
@@ -106,6 +108,7 @@ class Forecasts:
                 if self._thread is None and not self._is_closed:
                     self._thread = threading.Thread(target=self._work, name="forecasts", daemon=True)
                     self._thread.start()
+                    atexit.register(self.close)  # a thread in the middle of a replay would outlive DuckDB's own end
                 self._change.notify_all()
         if answer is None and self._is_ready:
             answer = self._at_once(question)
