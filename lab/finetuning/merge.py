@@ -77,8 +77,22 @@ def merge(run: RunDir, step: int, into: Into = "trained") -> Merged:
         else:
             said = f"the original weights of {config.model.model}, not the {name} ones that it was trained beside"
     wrapped: Any = session.model
-    merged = wrapped.merge_and_unload(adapter_names=[session.variant])
+    if is_gpt(wrapped):
+        merged = _merged_gpt(wrapped, session.variant)
+    else:
+        merged = wrapped.merge_and_unload(adapter_names=[session.variant])
     return Merged(merged, session.tokenizer, said)
+
+
+def _merged_gpt(wrapped: nn.Module, variant: str) -> nn.Module:
+    """The lab's own GPT without peft's layers; peft's `merge_and_unload` asks for a config of transformers."""
+    model = unwrapped(wrapped)
+    for name, module in list(model.named_modules()):
+        if hasattr(module, "base_layer"):
+            layer: Any = module
+            layer.merge(adapter_names=[variant])
+            model.set_submodule(name, layer.base_layer)
+    return model
 
 
 def is_gpt(model: nn.Module) -> bool:

@@ -12,6 +12,7 @@ import transformers
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from lab.config import build_pretrain
 from lab.errors import LabError, ModelError, RunError
 from lab.finetuning.batches import RowBatches
 from lab.finetuning.certificate import compare, verdict_of
@@ -23,6 +24,12 @@ from lab.store.recorder import SegmentRecorder
 from tests.finetuning.helpers import config_for, gradients, task_for, tiny_folder
 from tests.finetuning.tokenizers import saved_tokenizer
 from tests.tiny_models import VOCAB, filled
+
+SMALL_GPT: dict[str, Any] = {
+    "tokenizer": "char", "emb_dim": 32, "n_layers": 2, "n_heads": 2, "context_length": 300, "batch_size": 2,
+    "max_steps": 2, "eval_every": 100, "eval_tokens": 64, "sample_tokens": 0, "threads": 1, "precision": "fp32",
+    "device": "cpu",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -179,6 +186,20 @@ def test_dora_and_full_training_are_merged_exactly(home: Path, method: str, chan
     if method == "full":
         with pytest.raises(RunError, match="there is no adapter"):
             export_run(run, "adapter")
+
+
+def test_an_adapter_on_a_gpt_of_the_lab_becomes_a_gpt_2_folder_that_computes_the_same(home: Path) -> None:
+    letters = "\n !$&',-.3:;?ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+    (home / "letters.txt").write_text((letters + "the quick brown fox jumps over the lazy dog. ") * 40)
+    base = create_run(build_pretrain(SMALL_GPT, {"corpus": str(home / "letters.txt")}))
+    assert execute(base, SegmentRecorder(base)).error is None
+    run = trained(home, model=base.run_id, max_length=300)
+    for format in ("adapter", "merged"):
+        made = export_run(run, format, numbers="fp32")  # type: ignore[arg-type]
+        assert made.certificate["verdict"] == "equivalent"
+    assert "GPT-2" in made.certificate["notes"][0]
+    with pytest.raises(ModelError, match="not for a GPT of the lab"):
+        export_run(run, "gguf")
 
 
 def test_the_certificate_names_every_file_with_its_hash_and_is_listed_with_the_run(lora: RunDir) -> None:
