@@ -275,7 +275,11 @@ class Trainer:
     def _run_probes(self, step: int) -> None:
         self.task.model.eval()
         for probe in self.probes:
-            self.recorder.rows(*probe(self.task.model, step))
+            table, rows = probe(self.task.model, step)
+            if table == "metrics":
+                self._record({row["name"]: row["value"] for row in rows})  # with tokens and time beside the step
+            else:
+                self.recorder.rows(table, rows)
         self.task.model.train()
 
     def _measure(self) -> None:
