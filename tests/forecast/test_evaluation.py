@@ -1,11 +1,13 @@
-"""The validation loss reads batches of its own: what they need, against the allocator."""
+"""The validation loss reads batches of its own, and samples are written: what both need, against the allocator."""
 
 import numpy as np
 import pytest
 
 from lab.config import PRESETS, changed
 from lab.data.batches import ValidationWindows
-from lab.forecast.memory import forecast
+from lab.forecast.memory import PROMPT_TOKENS, forecast
+from lab.models.generate import generate
+from lab.models.sampling import Sampling
 from lab.training.pretraining import EVAL_TOKENS_AT_ONCE
 from tests.forecast.reference import allocator_peak, real_trainer
 
@@ -44,3 +46,22 @@ def test_an_evaluation_needs_what_was_forecast(values: dict[str, int]) -> None:
 
     said = forecast(config, "cpu").phases["evaluation"]
     assert allocator_peak(evaluate) == pytest.approx(said.bytes - said.kinds["optimizer"], rel=0.01)
+
+
+@pytest.mark.parametrize("values", [{"sample_tokens": 20}, {"sample_tokens": 100}, {"vocab_size": 20_000}], ids=str)
+def test_writing_a_sample_needs_no_more_than_was_forecast_and_not_much_less(values: dict[str, int]) -> None:
+    config = changed(TINY, **{"context_length": 64, "emb_dim": 128, "stride": None, **values})
+
+    def write() -> object:
+        trainer = real_trainer(config)
+        trainer.task.model.eval()
+        written = generate(
+            trainer.task.model, [1] * PROMPT_TOKENS, Sampling(max_new_tokens=config.train.sample_tokens, seed=0),
+            end_of_text=None,
+        )  # fmt: skip
+        assert len(list(written)) == config.train.sample_tokens
+        return trainer
+
+    said = forecast(config, "cpu").phases["generation"]
+    needed, expected = allocator_peak(write), said.bytes - said.kinds["optimizer"]
+    assert 0.9 * expected < needed < 1.01 * expected
