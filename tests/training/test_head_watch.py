@@ -7,7 +7,7 @@ import torch
 
 from lab.analysis.heads import head_stats
 from lab.models.gpt import build_gpt
-from lab.training import run as training_run
+from lab.training import pretraining_job
 from lab.training.head_watch import TEXT, HeadWatch, repeated_tokens
 from tests.training.helpers import assert_same_tensors, small, train
 
@@ -25,7 +25,7 @@ def test_each_evaluation_records_every_head_and_layer() -> None:
 def test_looking_at_the_heads_does_not_change_a_bit_of_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
     config = small(max_steps=6, eval_every=2, drop_rate=0.1)
     watched = train(config)
-    monkeypatch.setattr(training_run, "repeated_tokens", lambda *_: None)
+    monkeypatch.setattr(pretraining_job, "repeated_tokens", lambda *_: None)
     alone = train(config)
     assert "head_stats" not in alone.rows.tables
     assert watched.rows.learned() == alone.rows.learned()
