@@ -103,7 +103,7 @@ def _seconds_of_a_click(page: Any) -> float:
     grid.focus()
     started = time.perf_counter()
     grid.press("ArrowDown")
-    page.get_by_text("Layer 1, head 0", exact=False).first.wait_for(timeout=PATIENCE_S * 1e3)
+    page.get_by_text("Layer 1, head 0 · rows look at").first.wait_for(timeout=PATIENCE_S * 1e3)
     return time.perf_counter() - started
 
 

@@ -129,9 +129,11 @@ def chosen_part(look: Look) -> slice:
 def draw_tokens(look: Look) -> None:
     """The text as tokens, with the chosen head's arcs."""
     layer, head = selected_head(look.capture.n_layers, look.n_heads)
+    count = len(look.tokens)
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         st.markdown(
-            f"**{len(look.tokens)} tokens** as the model sees them · arcs of head {layer}.{head}", width="content"
+            f"**{count:,} {'token' if count == 1 else 'tokens'}** as the model sees them · arcs of head {layer}.{head}",
+            width="content",
         )
         backwards = st.toggle("Who looks at it", key="arcs_backwards", persist_state="session")
         if len(look.tokens) > MOST_WHOLE:

@@ -76,7 +76,7 @@ def token_heatmap(
             colorbar={"title": {"text": "difference" if diverging else "weight", "side": "right"}, "thickness": 12},
         )
     )
-    axis = ticks([_escaped(name) for name in names], tokens)
+    axis = ticks([_escaped(name) for name in names], tokens, MOST_LABELS // 2)  # it has half of the page's width
     figure.update_xaxes(**axis, tickangle=-90, constrain="domain", showgrid=False)
     figure.update_yaxes(
         **axis, autorange="reversed", scaleanchor="x", constrain="domain", constraintoward="top", showgrid=False,
@@ -193,7 +193,7 @@ def lines(
     figure.update_yaxes(title=y_title, type="log" if log_y else "linear")
     figure.update_layout(
         height=height, margin={"l": 8, "r": 8, "t": 8, "b": 8}, hovermode="x unified",
-        legend={"orientation": "h", "y": 1.08},
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"},
     )  # fmt: skip
     return figure
 

@@ -216,19 +216,21 @@ def _look(
     ids = ids[:, :most]
     capture = session.capture(ids, points=points, logits="last", keep=keep, summarise=_summarise)
     labels = tuple(session.tokenizer.label(int(token)) for token in ids[0])
-    look = Look(title, text, labels, capture, _note(there, most, session.anatomy.context_length, whole=whole))
+    look = Look(title, text, labels, capture, _note(there, most, session.anatomy.context_length, layer))
     if capture.check.ok:
         _store(look, session, stream=bool(points))
     return look
 
 
-def _note(there: int, most: int, context: int, *, whole: bool) -> str:
+def _note(there: int, most: int, context: int, layer: int | None) -> str:
     said = []
     if there > most:
         why = "as many as the model reads" if most == context else "as many as can be shown"
         said.append(f"The first {most:,} of {there:,} tokens were read: {why}.")
-    if not whole:
-        said.append("A long text: every head has its figures and small picture; the weights are those of one layer.")
+    if layer is not None:
+        said.append(
+            f"A long text: every head has its figures and small picture; the weights are those of layer {layer}."
+        )
     return " ".join(said)
 
 

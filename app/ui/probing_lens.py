@@ -24,7 +24,8 @@ LENS = {
 }
 SHORT = {"probability": "Probability", "rank": "Rank", "entropy": "Entropy", "divergence": "Distance"}
 """For a narrow screen; the scale beside the picture says it in full."""
-MOST_CELLS = 1_500
+MOST_COLUMNS = 20
+"""That words are written into; in narrower cells the browser makes them smaller than anybody can read."""
 MOST_LOGITS = 200_000_000
 """Rows × positions × vocabulary that are worked out: a few seconds."""
 SECONDS = 60.0
@@ -60,12 +61,12 @@ def draw_lens(look: Look, session: "ModelSession") -> None:
     unit = "log10 of rank" if figure_of == "rank" else LENS[figure_of]
     figure = layer_heatmap(
         shown, tokens, unit=unit, rows=names, row_title="", column_title="token", low=0.0,
-        text=labels, written=shown.size <= MOST_CELLS, height=max(320, 60 + 26 * len(names)),
+        text=labels, written=shown.shape[1] <= MOST_COLUMNS, height=max(320, 60 + 26 * len(names)),
     )  # fmt: skip
     draw(figure, key="lens", name=f"lens-{figure_of}-{look.file_name}")
     st.caption(
         "In each cell the likeliest next token, if this row were the last; the bottom row is the model's own answer"
-        f"{'' if shown.size <= MOST_CELLS else ' (too many cells to write: point at one)'}. Look for "
+        f"{'' if shown.shape[1] <= MOST_COLUMNS else ' (too many cells to write: point at one)'}. Look for "
         "the row from which the answer stands (rank 1 is 0 on the scale). Early rows were never trained to be read so: "
         f"noise there does not mean that they know nothing. {concept('lenses-and-probes')}"
     )

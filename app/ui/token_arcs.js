@@ -27,6 +27,10 @@ export default function ({ data, parentElement }) {
   box.watch ??= new ResizeObserver(() => box.redraw());
   box.watch.observe(box);
   box.redraw();
+  if (box.shownOf !== box.text) { // of a new text the chosen token, its last, is in sight
+    box.shownOf = box.text;
+    box.parentElement.scrollTop = box.scrollHeight;
+  }
   return () => { box.watch?.disconnect(); box.watch = null; };
 }
 
@@ -64,7 +68,12 @@ function redraw(box, said, data, weights) {
     path.setAttribute("opacity", (0.35 + 0.65 * share[other]).toFixed(2));
     svg.append(path);
   }
-  const listed = strongest.slice(0, 6).map((n) => `${data.tokens[n]} (${n}) ${share[n].toFixed(3)}`).join("   ");
+  const listed = strongest.slice(0, 6).map((n) => `${apart(data.tokens[n])} (${n}) ${share[n].toFixed(3)}`).join("   ");
   const verb = data.backwards ? "is looked at by" : "looks at";
-  said.textContent = `${data.tokens[chosen]} (${chosen}) ${verb}   ${listed || "nothing above 0.01"}`;
+  said.textContent = `${apart(data.tokens[chosen])} (${chosen}) ${verb}   ${listed || "nothing above 0.01"}`;
+}
+
+// A token that is written from the right must not turn the rest of the line round: Unicode's isolates.
+function apart(label) {
+  return `\u2068${label}\u2069`;
 }
