@@ -15,6 +15,7 @@ import torch
 
 from lab.config import Leaf, PretrainConfig, build_pretrain, leaves
 from lab.config.build import check_rules
+from lab.config.pretrain import PRETRAIN_RULES
 from lab.errors import ConfigError
 from lab.models.checkpoints import checkpoints_in
 from lab.models.gpt import TransformerBlock
@@ -147,7 +148,8 @@ def can_work(combined: dict[str, Any]) -> bool:
     """By the rules between knobs alone: each value is valid for itself."""
     val_tokens = (300 if combined["tokenizer"] == "gpt2" else 1_500) * combined["val_fraction"]
     long_enough = val_tokens > combined["context_length"] + 1
-    return long_enough and not check_rules({**dict.fromkeys(BUDGETS), **settings_of(combined)})
+    values = {**dict.fromkeys(BUDGETS), **settings_of(combined)}
+    return long_enough and not check_rules(values, PRETRAIN_RULES)
 
 
 def test_pairs_of_values_of_all_knobs_train_together(home: Path) -> None:
