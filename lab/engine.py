@@ -7,6 +7,7 @@ checkpoints. Asking a run to pause, stop or save goes through its control file, 
 import atexit
 import os
 import socket
+import sys
 import threading
 import traceback
 from contextlib import suppress
@@ -283,6 +284,7 @@ class Engine:
     def _train(self, run_id: str) -> None:
         run = self._directory(run_id)
         try:
+            _free_the_gpu()
             ingest(self.database, run)  # what an earlier process left: it must not come in after the rows of this one
             recorder = DatabaseRecorder(self.database, run_id)
             outcome = jobs.execute(run, recorder)
@@ -373,6 +375,14 @@ class Engine:
         if run_id != self._active and not run.is_alive():
             raise RunError(f"Run {run_id} is not running, so there is nothing to pause, stop or save.")
         return run
+
+
+def _free_the_gpu() -> None:
+    """Models that were opened to be looked at make way for a training; those in the computer's memory may stay."""
+    if "lab.sessions.shelf" in sys.modules:  # else nothing was opened, and PyTorch need not be loaded for it
+        from lab.sessions import shelf
+
+        shelf.leave("cuda")
 
 
 def _maker_lives(info: dict[str, Any]) -> bool:

@@ -91,6 +91,13 @@ class Shelf:
                 del self._sessions[key]
         gc.collect()
 
+    def leave(self, device: str) -> None:
+        """Put away what stands on a device and is not being asked: a training that begins there needs the room more.
+        Who asks for such a model again gets it where there is room then."""
+        with self._lock:
+            while self._put_oldest_away(device):
+                pass
+
     def clear(self) -> None:
         with self._lock:
             self._sessions.clear()

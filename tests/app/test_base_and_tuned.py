@@ -51,6 +51,11 @@ def test_an_adapter_and_its_base_are_one_load_and_one_switch(
     page = page.switch_page("../pages/probing.py").run()
     assert not page.exception
     assert "**llama, the base**" in words_on(page)
+    page = group(page, "variant_pick").set_value("Fine-tuned").run()
+    page = group(page, "probing_view").set_value("Who wrote it").run()
+    assert not page.exception
+    assert not page.error, "the parts of a tuned model's heads add up too"
+    assert "**poet**" in words_on(page)
     assert len(shelf.loaded()) == 1
 
 

@@ -1,5 +1,6 @@
 """Where an opened model stands: on the GPU if a training has left room, else on the CPU, else nowhere, with figures."""
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -100,6 +101,28 @@ def test_models_on_the_shelf_make_room_before_one_is_refused(tmp_path: Path, mon
     monkeypatch.setattr(pretrained, "available", available)
     session = shelf.get(second)
     assert shelf.loaded() == [session]
+
+
+def test_a_training_that_begins_on_a_device_finds_no_idle_model_there(tmp_path: Path) -> None:
+    shelf = Shelf()
+    folders = [str(saved(tiny(name), tmp_path / name)) for name in ("llama", "qwen2")]
+    held, _ = (shelf.get(folder) for folder in folders)
+    shelf.leave("cuda")
+    assert len(shelf.loaded()) == 2, "these stand in the computer's memory"
+    asked, left = threading.Event(), threading.Event()
+
+    def ask() -> None:
+        with held.lock:
+            asked.set()
+            left.wait(10)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    asked.wait(10)
+    shelf.leave("cpu")
+    left.set()
+    asking.join()
+    assert shelf.loaded() == [held], "one that is being asked stays"
 
 
 def test_loading_tells_how_far_it_is(tmp_path: Path) -> None:
