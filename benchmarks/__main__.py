@@ -15,6 +15,7 @@ ALL = {
     "forecast": "how soon a memory forecast is there, and what it costs a run",
     "memory": "what the allocator handed out, beside forecasts of ours and of others",
     "capture": "looking inside a model, against TransformerLens",
+    "finetune_step": "a step of fine-tuning, against TRL's trainer",
     "attention_page": "all heads of a real model in a browser",
     "induction": "induction heads found again",
 }

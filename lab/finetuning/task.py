@@ -64,7 +64,9 @@ class FineTuneTask:
         positions = batch.positions if isinstance(batch, RowBatch) else None
         with self.precision.autocast():
             if self._is_plain:
-                return summed_cross_entropy(self._hidden(inputs, positions), self._output.weight, labels)
+                counted = labels != IGNORE  # the rest, often most of it, needs no output layer
+                hidden = self._hidden(inputs, positions)[counted]  # [label, d_model]
+                return summed_cross_entropy(hidden, self._output.weight, labels[counted])
             logits = self.causal(input_ids=inputs, use_cache=False, **self._placed(positions)).logits
             return F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORE, reduction="sum")
 
