@@ -11,7 +11,7 @@ from app.ui.polled import polled
 def draw_writing(choice: Choice) -> None:
     """A fold with a prompt, the sampling knobs, and the text as it comes."""
     writing = generation.is_writing()
-    with st.expander("Generate: let this model write", expanded=writing):
+    with st.expander("Generate: let this model write", expanded=generation.current() is not None):
         polled(_draw, choice, writing, every=generation.WRITING_POLL_S if writing else None)
 
 
