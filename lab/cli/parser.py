@@ -8,6 +8,7 @@ from lab.cli import (
     compare,
     control_commands,
     corpora,
+    datasets,
     doctor,
     estimate,
     export,
@@ -34,6 +35,7 @@ COMMANDS = (
     runs,
     sql,
     corpora,
+    datasets,
     doctor,
 )
 """Each module adds its commands with `add(commands)`; the order is that of `lab --help`."""

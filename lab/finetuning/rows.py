@@ -2,6 +2,7 @@
 
     pirate                  a bundled set (`corpora/instructions`)
     my-set                  one that was uploaded, kept under outputs/.cache/datasets
+    OWNER/NAME              one of the hub, after `lab datasets pull OWNER/NAME`
     path/to/rows.jsonl      a file: jsonl, json (a list of objects), csv, parquet
 
 Nothing is repaired: a file that is not what it says is refused in one sentence that names the line.
@@ -19,9 +20,12 @@ from typing import Any
 from lab import paths
 from lab.data.own_texts import decode_text, read_bytes
 from lab.errors import DataError
-from lab.files import write_bytes
+from lab.files import read_json, write_bytes
+from lab.models.registry import is_hub_id
 
 KINDS = (".jsonl", ".json", ".csv", ".parquet")
+NOTE = "lab-dataset.json"
+"""Beside the files of a data set from the hub; written last, so that it is there when they are."""
 MOST_ROWS = 1_000_000
 """More than this would not fit into memory as Python objects."""
 
@@ -69,11 +73,21 @@ def own_folder() -> Path:
 def dataset_names() -> list[str]:
     """Every set that can be named: the bundled ones, then the person's own."""
     own = sorted(path.name for path in own_folder().glob("*") if path.suffix in KINDS)
-    return [one.name for one in BUNDLED] + own
+    return [one.name for one in BUNDLED] + own + sorted(note["name"] for note in pulled_notes())
+
+
+def pulled_notes() -> list[dict[str, Any]]:
+    """What is remembered of each data set that was pulled from the hub: name, revision, files, pulled_at."""
+    return [read_json(path) for path in own_folder().glob(f"*/{NOTE}")]
+
+
+def pulled_place(hub_id: str) -> Path:
+    """Where a data set of the hub lies, or will lie."""
+    return own_folder() / hub_id.replace("/", "--")
 
 
 def find_dataset(text: str) -> Path:
-    """The file of a data set.
+    """The file of a data set; of one from the hub the folder of its files.
 
     Raises:
         DataError: there is none of this name, or it is of a kind that the lab does not read.
@@ -88,6 +102,12 @@ def find_dataset(text: str) -> Path:
             return path
         if path.is_dir():
             raise DataError(f"{text} is a folder: a data set is one file (jsonl, json, csv or parquet).")
+    if is_hub_id(text):
+        if (pulled_place(text) / NOTE).is_file():
+            return pulled_place(text)
+        raise DataError(
+            f"There is no file {text}, and no data set of that name was pulled: `lab datasets pull {text}`."
+        )
     raise DataError(
         f"There is no data set {text!r} and no file of that name: the bundled ones are "
         f"{', '.join(one.name for one in BUNDLED)}; or give the path of a jsonl, json, csv or parquet file."
@@ -120,7 +140,13 @@ def read_dataset(text: str) -> list[Row]:
         DataError: it is not there, or not what it says it is.
     """
     path = find_dataset(text)
-    return parse(read_bytes(path), path.suffix.lower(), path.name)
+    if path.is_file():
+        return parse(read_bytes(path), path.suffix.lower(), path.name)
+    rows: list[Row] = []
+    for name in read_json(path / NOTE)["files"]:  # rows are counted on through the files
+        part = parse(read_bytes(path / name), Path(name).suffix.lower(), name)
+        rows += [Row(len(rows) + place, row.values) for place, row in enumerate(part, start=1)]
+    return rows
 
 
 def parse(content: bytes, suffix: str, name: str) -> list[Row]:

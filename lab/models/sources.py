@@ -10,7 +10,7 @@ Both are settings, for machines that reach a mirror only:
 import os
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import quote
 
 from lab.errors import DownloadError, ModelError
@@ -84,22 +84,35 @@ def from_hub(hub_id: str, revision: str = "main") -> Remote:
         DownloadError: the hub is not there, does not have it, or wants a token.
         ModelError: its weights are not safetensors.
     """
-    token = os.environ.get("HF_TOKEN")
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
-    about = f"{hub_url()}/api/models/{hub_id}"
-    commit = _ask(f"{about}/revision/{quote(revision, safe='')}", "LAB_HUB_URL", headers)["sha"]
-    files = []
-    for file in _ask(f"{about}/tree/{commit}", "LAB_HUB_URL", headers):
-        if file.get("type") == "file" and _WANTED.fullmatch(file["path"]):
-            large = file.get("lfs")
-            checksum = large["oid"] if large else file["oid"]
-            url = f"{hub_url()}/{hub_id}/resolve/{commit}/{quote(file['path'])}"
-            files.append(RemoteFile(file["path"], url, int(file["size"]), checksum))
-    if not any(file.path.endswith(".safetensors") for file in files):
+    found = hub_files("models", hub_id, _WANTED, revision)
+    if not any(file.path.endswith(".safetensors") for file in found.files):
         raise ModelError(
             f"{hub_id} has no model.safetensors on the hub: its weights are in a format that runs code when read, and "
             "the lab does not open those."
         )
+    return found
+
+
+def hub_files(
+    kind: Literal["models", "datasets"], hub_id: str, wanted: re.Pattern[str], revision: str = "main"
+) -> Remote:
+    """The files of a repository of the hub whose whole path fits a pattern, at the commit that `revision` is now.
+
+    Raises:
+        DownloadError: the hub is not there, does not have it, or wants a token.
+    """
+    token = os.environ.get("HF_TOKEN")
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    about = f"{hub_url()}/api/{kind}/{hub_id}"
+    place, depth = (hub_id, "") if kind == "models" else (f"datasets/{hub_id}", "?recursive=true")
+    commit = _ask(f"{about}/revision/{quote(revision, safe='')}", "LAB_HUB_URL", headers)["sha"]
+    files = []
+    for file in _ask(f"{about}/tree/{commit}{depth}", "LAB_HUB_URL", headers):
+        if file.get("type") == "file" and wanted.fullmatch(file["path"]):
+            large = file.get("lfs")
+            checksum = large["oid"] if large else file["oid"]
+            url = f"{hub_url()}/{place}/resolve/{commit}/{quote(file['path'])}"
+            files.append(RemoteFile(file["path"], url, int(file["size"]), checksum))
     return Remote(files, commit, "LAB_HUB_URL", headers)
 
 
