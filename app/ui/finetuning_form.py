@@ -14,6 +14,7 @@ from app.ui.model_choice import choices
 from app.ui.pretraining_form import draw_fields
 from lab.config import FineTuneConfig, build_finetune
 from lab.errors import ConfigError, LabError
+from lab.finetuning import fast
 from lab.finetuning.rows import BUNDLED, add_dataset, dataset_names
 from lab.models.registry import ModelEntry, find_model
 from lab.rundir import find_run
@@ -148,6 +149,9 @@ def _draw_folds(form: Form) -> None:
         for group, names in form.groups(without=tuple(BUDGETS)).items():
             st.markdown(f"**{group}**")
             draw_fields(form, names)
+        reason = fast.why_not()
+        if reason:
+            st.caption(f"Mode: {plain(reason)}")
 
 
 def _checked(form: Form) -> tuple[FineTuneConfig | None, list[str]]:

@@ -16,7 +16,7 @@ from lab.finetuning.base import find_base
 from lab.finetuning.capacity import SOURCE, Capacity, capacity
 from lab.finetuning.datasets import DataLook, divided, look
 from lab.finetuning.examples import Example
-from lab.finetuning.trainable import trainable_weights
+from lab.finetuning.trainable import adapted_layers, trainable_weights
 
 ROW_KEY = "ft_preview_row"
 _MOST_CHIPS = 1_500
@@ -126,6 +126,10 @@ def _draw(seen: DataLook) -> None:
     with right:
         st.altair_chart(length_figure(seen.lengths, seen.max_length), width="stretch")
         st.caption("Lengths of all rows; the dashed line is where they would be cut.")
+        layers = adapted_layers(seen.config)
+        if layers:
+            parts = sorted({name.removesuffix(".weight").rpartition(".")[2] for name in layers})
+            st.caption(f"**Adapters** beside {len(layers):,} layers: {plain(', '.join(parts))}.")
         found = estimated_capacity(seen.config, seen)
         if found is not None:
             st.caption(f"**Room in the adapter.** {found.sentence}", help=SOURCE)

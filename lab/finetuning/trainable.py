@@ -10,24 +10,33 @@ _BLOCK = re.compile(r"(?:^|\.)\d+\.")
 _ATTENTION = re.compile(r"attn|attention|W_query|W_key|W_value|out_proj")
 
 
-def trainable_weights(config: FineTuneConfig) -> int | None:
-    """Weights of the adapter; None where the base is not at hand or every weight trains.
-
-    Each matrix of out × in gets rank · (out + in) of them, with DoRA another `out`.
-    """
+def adapted_layers(config: FineTuneConfig) -> dict[str, tuple[int, int]] | None:
+    """The linear layers that get an adapter, by name, with out and in; None where the base is not at hand or every
+    weight trains."""
     if not config.has_adapter:
         return None
     try:
         shapes = _matrices(config)
     except LabError:
         return None
-    rank, chosen = config.model.rank, config.model.target_modules
-    total = 0
-    for name, (rows, columns) in shapes.items():
-        is_attention = _ATTENTION.search(name) is not None
-        if chosen == "all_linear" or (chosen == "attention") == is_attention:
-            total += rank * (rows + columns) + (rows if config.model.dora else 0)
-    return total
+    chosen = config.model.target_modules
+    return {
+        name: size
+        for name, size in shapes.items()
+        if chosen == "all_linear" or (chosen == "attention") == (_ATTENTION.search(name) is not None)
+    }
+
+
+def trainable_weights(config: FineTuneConfig) -> int | None:
+    """Weights of the adapter; None as `adapted_layers`.
+
+    Each matrix of out × in gets rank · (out + in) of them, with DoRA another `out`.
+    """
+    layers = adapted_layers(config)
+    if layers is None:
+        return None
+    rank, dora = config.model.rank, config.model.dora
+    return sum(rank * (rows + columns) + (rows if dora else 0) for rows, columns in layers.values())
 
 
 def _matrices(config: FineTuneConfig) -> dict[str, tuple[int, int]]:

@@ -56,6 +56,8 @@ def test_the_preview_counts_rows_and_says_how_much_is_learnt(home: AppTest, fold
     assert "260 rows, format **instruction**" in said
     assert "234 to learn from, 26 to validate with" in said
     assert "Room in the adapter" in said
+    assert "beside 21 layers" in said
+    assert "fast mode needs" in said
 
 
 def test_the_memory_of_a_step_is_laid_beside_this_machine_and_16_gb(home: AppTest, folder: Path) -> None:
