@@ -63,7 +63,7 @@ def write_gguf(model: nn.Module, tokenizer: HFTokenizer, path: Path, *, quantisa
             ours = names.get_name(theirs, try_suffixes=(".weight", ".bias"))
             if ours is None:
                 raise ModelError(f"GGUF has no name for {theirs}, so nothing was written.")
-            array = _array(theirs, tensor, config, permuted=arch in PERMUTED)
+            array = _array(theirs, tensor, config, in_pairs=arch in PERMUTED)
             data, kind = _packed(array, quantisation)
             writer.add_tensor(ours, data, raw_dtype=kind)
         writer.write_header_to_file()
@@ -117,12 +117,12 @@ def _describe(writer: Any, config: Any, name: str, quantisation: str) -> None:
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
 
 
-def _array(name: str, tensor: Tensor, config: Any, *, permuted: bool) -> NDArray[np.float32]:
+def _array(name: str, tensor: Tensor, config: Any, *, in_pairs: bool) -> NDArray[np.float32]:
     array = tensor.detach().to(torch.float32).cpu().numpy()
-    if permuted and ".q_proj." in name:
-        return np.ascontiguousarray(globals()["permuted"](array, config.num_attention_heads))
-    if permuted and ".k_proj." in name:
-        return np.ascontiguousarray(globals()["permuted"](array, config.num_key_value_heads))
+    if in_pairs and ".q_proj." in name:
+        return np.ascontiguousarray(permuted(array, config.num_attention_heads))
+    if in_pairs and ".k_proj." in name:
+        return np.ascontiguousarray(permuted(array, config.num_key_value_heads))
     return array
 
 
