@@ -214,6 +214,8 @@ def neighbours(config: PretrainConfig) -> Iterator[dict[str, Any]]:
     yield {"tie_embeddings": not model.tie_embeddings}
     yield {"attention_impl": "manual" if compute.attention_impl == "sdpa" else "sdpa"}
     yield {"grad_accum_steps": 2 if config.train.grad_accum_steps == 1 else 1}
+    yield {"batch_size": config.train.batch_size * 2}  # and with it every larger one
+    yield {"batch_size": max(1, config.train.batch_size // 2)}
     yield {"drop_rate": 0.0 if model.drop_rate else 0.1}
     for knob, value in (("context_length", model.context_length), ("emb_dim", model.emb_dim)):
         for near in (value + 64, value - 64, value * 2, value // 2):
@@ -233,7 +235,9 @@ def device_of(config: PretrainConfig) -> Device:
 
 def step_timeline(config: PretrainConfig, device: Device) -> Timeline:
     """The curve of one step. Precision must be named."""
-    return _timeline(bare(config), _rules(device), "step")
+    bared = bare(config)
+    train = bared.train.model_copy(update={"eval_tokens": None, "sample_tokens": 0})  # of no step
+    return _timeline(bared.model_copy(update={"train": train}), _rules(device), "step")
 
 
 # -- inside -----------------------------------------------------------------------------------------------
@@ -266,14 +270,17 @@ def _rules(device: Device) -> DeviceRules:
 def _in_eval(config: PretrainConfig, look: What) -> PretrainConfig:
     """What matters when nothing trains: no optimizer, no dropout, and for the validation loss a batch of its own."""
     model, train, compute = config.model, config.train, config.compute
-    batch = 1
+    batch, sample = 1, train.sample_tokens
     if look == "evaluation":
+        sample = 0
         batch = max(train.batch_size, EVAL_TOKENS_AT_ONCE // model.context_length)
         if train.eval_tokens is not None:
             batch = min(batch, max(1, train.eval_tokens // model.context_length))
     return PretrainConfig(
         model=model.model_copy(update={"drop_rate": 0.0, "attention_drop_rate": 0.0}),
-        train=train.model_copy(update={"batch_size": batch, "grad_accum_steps": 1, "eval_tokens": None}),
+        train=train.model_copy(
+            update={"batch_size": batch, "grad_accum_steps": 1, "eval_tokens": None, "sample_tokens": sample}
+        ),
         compute=compute.model_copy(update={"gradient_checkpointing": False}),
     )
 

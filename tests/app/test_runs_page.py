@@ -240,6 +240,14 @@ def test_a_comparison_is_drawn_over_every_axis(runs: AppTest, engine: Engine, ov
     assert not runs.error
 
 
+def test_a_link_reopens_a_comparison_as_it_was_looked_at(runs: AppTest, engine: Engine) -> None:
+    ids = [keep(engine, "one"), keep(engine, "two", ends_at=2.5)]
+    at(runs, compare=",".join(ids), compare_over="tokens", compare_metric="train/loss", compare_best="true")
+    assert widget(runs.get("button_group"), "compare_over").value == "tokens"
+    assert widget(runs.selectbox, "compare_metric").value == "train/loss"
+    assert widget(runs.toggle, "compare_best").value is True
+
+
 def test_one_click_queues_the_missing_controlled_run(runs: AppTest, engine: Engine) -> None:
     small = {"emb_dim": 16, "n_layers": 1, "n_heads": 2, "context_length": 16, "batch_size": 2, "precision": "fp32"}
     one = keep(engine, "one", **small, max_steps=3, learning_rate=1e-3, drop_rate=0.0)

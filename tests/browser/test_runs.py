@@ -69,8 +69,11 @@ def test_marks_stand_in_the_address_and_lead_to_a_comparison(open_page: OpenPage
     expect(page.locator("[data-testid=stVegaLiteChart] canvas, [data-testid=stVegaLiteChart] svg").first).to_be_visible(
         timeout=LONG
     )
+    page.get_by_text("Best so far", exact=True).click()
+    page.wait_for_url(re.compile("compare_best=true"))
     page.reload()
     expect(page.get_by_text("These two differ in learning_rate")).to_be_visible(timeout=LONG)
+    expect(page.get_by_role("switch", name="Best so far")).to_be_checked(timeout=LONG)
     button(page, "All runs").click()
     expect(page.get_by_text("2 marked:")).to_be_visible(timeout=LONG)
 

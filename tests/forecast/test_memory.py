@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from lab.config import PRESETS, changed
 from lab.forecast.budget import RESERVE, Budget, gpu_budget
 from lab.forecast.kinds import KINDS
-from lab.forecast.memory import forecast, step_timeline, warm
+from lab.forecast.memory import forecast, step_timeline, warm, without_replays
 from lab.forecast.replay import replay_step
 from lab.forecast.rules import CPU, CUDA, GIB
 from lab.forecast.timeline import timeline
@@ -164,6 +164,12 @@ def test_a_forecast_moves_no_shared_state() -> None:
     assert torch.equal(torch.rand(3), expected), "training must see the same random numbers"
     assert torch.get_default_dtype() is torch.float32
     assert not torch.is_autocast_enabled("cpu")
+
+
+def test_a_step_is_not_replayed_again_for_what_only_looks() -> None:
+    step_timeline(TINY, "cpu")
+    with without_replays():
+        step_timeline(changed(TINY, eval_tokens=9_000, sample_tokens=33), "cpu")
 
 
 def test_after_warming_a_switch_is_answered_in_a_tenth_of_a_second() -> None:
