@@ -98,6 +98,11 @@ def _describe(writer: Any, config: Any, name: str, quantisation: str) -> None:
             f"The model's rotary embedding is scaled ({rope['rope_type']}), which is not written to GGUF here: export "
             "it merged instead."
         )
+    if getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True):
+        raise ModelError(
+            f"The model looks back {config.sliding_window:,} tokens only (a sliding window), which is not written to "
+            "GGUF here: export it merged instead."
+        )
     d_head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     writer.add_name(name)
     writer.add_context_length(config.max_position_embeddings)

@@ -115,6 +115,21 @@ def test_a_gguf_file_read_by_transformers_is_the_trained_model_to_the_rounding_o
     assert found(made)["kl_mean"] <= {"f16": 1e-5, "q8_0": 1e-2}[numbers]
 
 
+def test_qwen2_whose_heads_keep_their_halves_and_have_biases_is_written_right(home: Path) -> None:
+    folder = home / "qwen2"
+    with_merges(tiny_folder(folder, "qwen2"))
+    made = export_run(trained(home, model=str(folder)), "gguf", numbers="f16")
+    assert made.certificate["tokens_agree"] is True
+    assert found(made)["kl_mean"] <= 1e-4
+
+
+def test_a_sliding_window_is_refused_since_the_file_would_compute_something_else(home: Path) -> None:
+    folder = home / "mistral"
+    with_merges(tiny_folder(folder, "mistral"))
+    with pytest.raises(ModelError, match="looks back 4 tokens only"):
+        export_run(trained(home, model=str(folder)), "gguf")
+
+
 def test_the_adapter_changes_the_model_so_agreeing_means_something(lora: RunDir, home: Path) -> None:
     from lab.sessions import open_session
 
