@@ -75,7 +75,8 @@ def first_answers(repeats: int) -> dict[str, Any]:
 def knobs() -> dict[str, Any]:
     """Milliseconds of each single change of `nano`, the first time it is asked for, and again."""
     from lab.config import PRESETS, changed
-    from lab.forecast.memory import forecast, neighbours, warm
+    from lab.forecast.ahead import neighbours, warm
+    from lab.forecast.memory import forecast
 
     base = changed(PRESETS["nano"], vocab_size=50_257, precision="fp32")
     forecast(base, "cuda")

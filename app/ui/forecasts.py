@@ -172,8 +172,9 @@ class Forecasts:
 
     def _answer(self, question: Question) -> None:
         """Part by part, and no further when nobody looks any more."""
+        from lab.forecast.ahead import warm
         from lab.forecast.fit import fit, largest, savings
-        from lab.forecast.memory import giving_up_when, warm
+        from lab.forecast.memory import giving_up_when
 
         def nobody_waits() -> bool:
             return not self._is_wanted(question)

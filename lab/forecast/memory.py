@@ -6,7 +6,7 @@ large batches are answered at once.
 """
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -16,7 +16,6 @@ from typing import Any, Literal
 import numpy as np
 
 from lab.config import PretrainConfig, changed
-from lab.errors import ConfigError
 from lab.forecast.bare import bare
 from lab.forecast.budget import Budget, Modelled, Verdict, modelled
 from lab.forecast.kinds import KINDS, Kind
@@ -179,49 +178,6 @@ def without_replays() -> Iterator[None]:
     """Within this an answer is put together from what was replayed before, or `GivenUpError` is raised."""
     with giving_up_when(lambda: True):
         yield
-
-
-def warm(config: PretrainConfig, devices: Sequence[Device], stop: Callable[[], bool] = lambda: False) -> int:
-    """Replay what is one knob away from `config`, so that the next answer is a look-up; some seconds, off the page's
-    thread. Layers and larger batches need no warming.
-
-    Args:
-        stop: looked at between two forecasts; True when the person has moved on.
-
-    Returns:
-        How many neighbours were forecast.
-    """
-    done = 0
-    for values in neighbours(config):
-        try:
-            near = changed(config, **values)
-        except ConfigError:
-            continue  # such as a width that the heads do not divide
-        for device in devices:
-            if stop():
-                return done
-            forecast(near, device)
-        done += 1
-    return done
-
-
-def neighbours(config: PretrainConfig) -> Iterator[dict[str, Any]]:
-    """The changes a person is likely to try next: the switches, and a click on plus or minus or a factor of two."""
-    compute, model = config.compute, config.model
-    yield {"gradient_checkpointing": not compute.gradient_checkpointing}
-    yield {"precision": "fp32" if compute.precision == "bf16" else "bf16"}
-    yield {"optimizer": "adamw" if config.optim.optimizer == "adamw_8bit" else "adamw_8bit"}
-    yield {"tie_embeddings": not model.tie_embeddings}
-    yield {"attention_impl": "manual" if compute.attention_impl == "sdpa" else "sdpa"}
-    yield {"grad_accum_steps": 2 if config.train.grad_accum_steps == 1 else 1}
-    yield {"batch_size": config.train.batch_size * 2}  # and with it every larger one
-    yield {"batch_size": max(1, config.train.batch_size // 2)}
-    yield {"drop_rate": 0.0 if model.drop_rate else 0.1}
-    for knob, value in (("context_length", model.context_length), ("emb_dim", model.emb_dim)):
-        for near in (value + 64, value - 64, value * 2, value // 2):
-            yield {knob: near, "stride": None}
-    yield {"n_heads": model.n_heads * 2}
-    yield {"n_heads": max(1, model.n_heads // 2)}
 
 
 def device_of(config: PretrainConfig) -> Device:
