@@ -9,7 +9,7 @@ from typing import Any
 from lab.files import read_json, write_json
 
 FOLDER = Path(__file__).parent / "results"
-PACKAGES = ("torch", "duckdb", "streamlit", "transformers", "bitsandbytes")
+PACKAGES = ("torch", "duckdb", "streamlit", "transformers", "bitsandbytes", "peft", "trl")
 
 
 def store(name: str, figures: dict[str, Any]) -> Path:
