@@ -63,6 +63,8 @@ HOW: dict[str, dict[str, Any]] = {
     "packed": {"packing": True, "lora_dropout": 0.1},
     "dora-8bit": {"dora": True, "optimizer": "adamw_8bit", "rank": 64},
     "full": {"method": "full", "optimizer": "paged_adamw_8bit", "learning_rate": 1e-3},
+    "nf4": {"method": "qlora", "precision": "bf16", "lora_dropout": 0.1},
+    "8-bit": {"method": "lora_8bit", "precision": "bf16"},
     "checkpointed": {"gradient_checkpointing": True, "lora_dropout": 0.2, "precision": "bf16"},
 }
 
