@@ -12,7 +12,7 @@ from app.ui.messages import plain
 from app.ui.navigation import link, pages
 from app.ui.open_links import open_links
 from lab import store
-from lab.config import PretrainConfig, leaves
+from lab.config import KINDS, PretrainConfig, leaves
 from lab.store.cursor import Cursor
 from lab.store.settings import flat_settings
 
@@ -154,7 +154,7 @@ def draw_settings(row: Mapping[str, Any]) -> None:
 
 def settings_list(config: Mapping[str, Any]) -> pd.DataFrame:
     """One row per setting; those of a kind or a lab that this one does not know keep their bare names."""
-    known = {leaf.name: leaf for leaf in leaves(PretrainConfig)}
+    known = {leaf.name: leaf for leaf in leaves(KINDS.get(config.get("kind", ""), PretrainConfig))}
     rows = []
     for name, value in flat_settings(config).items():
         leaf = known.get(name)

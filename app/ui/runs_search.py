@@ -13,7 +13,7 @@ import streamlit as st
 from app.ui import state
 from app.ui.actions import attempt
 from app.ui.runs_import import draw_import
-from lab.config import PretrainConfig, leaves
+from lab.config import KINDS, leaves
 from lab.errors import StoreError
 from lab.store import Condition, RunSearch, choices, metric_info
 from lab.store.run_search import OPERATORS, VALUES, Place
@@ -214,7 +214,8 @@ def _forget(name: str) -> None:
 
 
 def _sortable(metrics: list[str]) -> list[str]:
-    settings = [leaf.name for leaf in leaves(PretrainConfig) if leaf.name not in COLUMN_NAMES]
+    known = dict.fromkeys(leaf.name for config in KINDS.values() for leaf in leaves(config))
+    settings = [name for name in known if name not in COLUMN_NAMES]
     found = [*COLUMN_NAMES, *metrics, *settings]
     chosen = st.session_state[_key("sort")]
     return found if chosen in found else [*found, chosen]  # a view may sort by what nobody has recorded yet
