@@ -88,7 +88,7 @@ def _draw_layers(found: list[LayerDelta], config: FineTuneConfig) -> None:
         + (
             "Far below the rank: a smaller one would have learnt the same."
             if used < 0.4 * config.model.rank
-            else "Near the rank: a larger one may learn more."
+            else "Whether all of them matter, a run with half the rank tells."
         )
     )
     left, right = st.columns(2, gap="large")

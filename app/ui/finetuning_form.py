@@ -45,7 +45,7 @@ def draw_form(form: Form, *, busy: bool, start: Callable[[Request], None]) -> Fi
     Returns:
         What the form says; None while it has mistakes.
     """
-    basics, summary, go, folds = (st.container(gap="xsmall") for _ in range(4))
+    basics, go, summary, folds = (st.container(gap="xsmall") for _ in range(4))
     with basics:
         _draw_fork_notice()
         _draw_basics(form)

@@ -5,6 +5,7 @@ import pandas as pd
 import streamlit as st
 
 from app.ui import state
+from app.ui.memory_panel import text_colour
 from app.ui.show_sql import show_statement
 from lab.store import series
 from lab.store.cursor import Cursor
@@ -16,7 +17,7 @@ def draw_plane(run_id: str) -> None:
     if data.empty:
         st.caption("The first point comes with the first evaluation, the path with the second.")
         return
-    st.altair_chart(plane_figure(data), width="stretch")
+    st.altair_chart(plane_figure(data, text_colour()), width="stretch")
     st.caption(verdict(data))
     with st.popover("Show the SQL", type="tertiary"):
         show_statement("What was learnt against what was forgotten", statement(run_id))
@@ -34,8 +35,12 @@ def plane_data(cursor: Cursor, run_id: str) -> pd.DataFrame:
     return data.assign(learnt=data["val"].iloc[0] - data["val"], forgotten=data["story"] - data["story"].iloc[0])
 
 
-def plane_figure(data: pd.DataFrame) -> alt.LayerChart | alt.FacetChart:
-    """A path from the corner, where nothing is learnt and nothing forgotten."""
+def plane_figure(data: pd.DataFrame, text: str) -> alt.LayerChart | alt.FacetChart:
+    """A path from the corner, where nothing is learnt and nothing forgotten.
+
+    Args:
+        text: the theme's colour of text, which Vega does not take by itself.
+    """
     data = data.assign(name=data["step"].map(lambda step: f"step {int(step):,}"))
     reach = max(0.05, float(data["forgotten"].abs().max()) * 1.15)
     x = alt.X("learnt:Q", title="learnt: fall of the validation loss (nats per token)")
@@ -51,7 +56,7 @@ def plane_figure(data: pd.DataFrame) -> alt.LayerChart | alt.FacetChart:
     base = alt.Chart(data).encode(x, y, tooltip=tip)
     path = base.mark_line(opacity=0.5).encode(order="step:O")
     points = base.mark_point(filled=True, size=80)
-    ends = alt.Chart(data.iloc[[0, -1]]).mark_text(dy=-12).encode(x, y, text="name:N")
+    ends = alt.Chart(data.iloc[[0, -1]]).mark_text(dy=-12, color=text).encode(x, y, text="name:N")
     return alt.layer(path, points, ends).properties(height=260)
 
 

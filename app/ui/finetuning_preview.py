@@ -7,6 +7,7 @@ import pandas as pd
 import streamlit as st
 
 from app.ui import words
+from app.ui.memory_panel import text_colour
 from app.ui.messages import plain, sentences, show_mistakes
 from app.ui.token_strip import Chip, Kind, token_strip
 from lab.config import FineTuneConfig
@@ -75,13 +76,21 @@ def chips_of(example: Example, tokenizer: Tokenizer, end: Sequence[int], max_len
     return chips[:_MOST_CHIPS]
 
 
-def length_figure(lengths: Sequence[int], max_length: int) -> alt.LayerChart | alt.FacetChart:
-    """How many rows have which length, and where they would be cut."""
+def length_figure(lengths: Sequence[int], max_length: int, text: str) -> alt.LayerChart | alt.FacetChart:
+    """How many rows have which length, and where they would be cut.
+
+    Args:
+        text: the theme's colour of text, which Vega does not take by itself.
+    """
     data = pd.DataFrame({"tokens": lengths})
     bars = alt.Chart(data).mark_bar().encode(
         alt.X("tokens:Q", bin=alt.Bin(maxbins=40), title="tokens in a row"), alt.Y("count():Q", title="rows")
     )  # fmt: skip
-    cut = alt.Chart(pd.DataFrame({"tokens": [max_length]})).mark_rule(strokeDash=[5, 3]).encode(alt.X("tokens:Q"))
+    cut = (
+        alt.Chart(pd.DataFrame({"tokens": [max_length]}))
+        .mark_rule(strokeDash=[5, 3], color=text)
+        .encode(alt.X("tokens:Q"))
+    )
     return alt.layer(bars, cut).properties(height=150)
 
 
@@ -124,7 +133,7 @@ def _draw(seen: DataLook) -> None:
             "beyond the length. Point at a token for its number."
         )
     with right:
-        st.altair_chart(length_figure(seen.lengths, seen.max_length), width="stretch")
+        st.altair_chart(length_figure(seen.lengths, seen.max_length, text_colour()), width="stretch")
         st.caption("Lengths of all rows; the dashed line is where they would be cut.")
         layers = adapted_layers(seen.config)
         if layers:

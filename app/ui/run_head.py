@@ -148,7 +148,9 @@ def metrics_panel(newest: Mapping[str, Latest], validation: pd.DataFrame) -> lis
     memory = newest.get("system/memory_gib")
     return [
         validation_figure(newest.get("val/loss"), validation),
-        Figure(
+        forgetting_figure(newest["forget/loss"], newest.get("forget/accuracy"))
+        if bits is None and "forget/loss" in newest
+        else Figure(
             label="Bits per byte",
             value=words.loss(bits.value) if bits else UNKNOWN,
             help="The same loss per byte of text, in bits: the figure to compare runs with different tokenizers by.",
@@ -176,6 +178,16 @@ def metrics_panel(newest: Mapping[str, Latest], validation: pd.DataFrame) -> lis
             help="Most memory taken so far: of the whole process on a CPU, of PyTorch's tensors on a GPU.",
         ),
     ]
+
+
+def forgetting_figure(story: Latest, accuracy: Latest | None) -> Figure:
+    """Of a fine-tuning: what it still knows of what it is not trained on."""
+    right = f" Simple questions on other matters answered rightly: {accuracy.value:.0%}." if accuracy else ""
+    return Figure(
+        label="Old story",
+        value=words.loss(story.value),
+        help=f"Nats per token on a text that fine-tuning never shows: it rises with what is forgotten.{right}",
+    )
 
 
 def validation_figure(loss: Latest | None, validation: pd.DataFrame) -> Figure:
