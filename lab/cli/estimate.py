@@ -4,14 +4,16 @@ import argparse
 import math
 from typing import Any
 
+from lab.cli import estimate_finetune
 from lab.cli.commands import Commands
 from lab.cli.flags import add_config_flags, given
 from lab.cli.output import Outcome, facts, human_seconds, progress_line
-from lab.config import PRESETS, PretrainConfig, build_pretrain, changed, default_preset, flat
+from lab.config import PRESETS, FineTuneConfig, PretrainConfig, build_pretrain, changed, default_preset, flat
 
 EPILOG = """examples:
   lab estimate --preset medium --device cuda --batch-size 16      for a GPU of 16 GB, also where there is none
   lab estimate --preset medium --device cuda --budget-gib 8 --fit  and settings that fit in 8 GiB
+  lab estimate --model smollm2-135m --method qlora --max-length 1024 --device cuda    a fine-tuning
   lab estimate --like RUN --n-layers 24 --json"""
 
 
@@ -24,10 +26,12 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument("--fit", action="store_true", help="also look for the settings nearest to these that fit")
     parser.add_argument("--savings", action="store_true", help="also say what each knob alone would save")
-    add_config_flags(parser, PretrainConfig)
+    add_config_flags(parser, PretrainConfig, FineTuneConfig)
 
 
 def estimate(args: argparse.Namespace) -> Outcome:
+    if estimate_finetune.is_asked(args):
+        return estimate_finetune.estimate(args)
     config = _config(args)
     progress_line("Replaying a training step without memory …")
     from lab.forecast.budget import gpu_budget, this_device
@@ -89,7 +93,7 @@ def _config(args: argparse.Namespace) -> PretrainConfig:
         from lab.rundir import find_run
 
         layers.append(flat(find_run(args.like).config_as(PretrainConfig)))
-    config = build_pretrain(*layers, given(args, PretrainConfig))
+    config = build_pretrain(*layers, given(args, PretrainConfig, FineTuneConfig))
     return changed(config, vocab_size=_vocabulary(config))
 
 
