@@ -10,6 +10,7 @@ What lies in it:
     run.lock        held while a process records this run
     checkpoints/    checkpoint-<step>.safetensors with a .json beside each
     resume/         the one rolling state to go on from after a crash
+    adapter/        what a fine-tuning has learnt, as peft writes it
     segments/       rows written by a process that does not own the database
     traceback.txt   when something broke
 """
