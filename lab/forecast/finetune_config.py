@@ -19,7 +19,7 @@ from lab.forecast.finetune import AdapterTraining, step_timeline
 from lab.forecast.kinds import KINDS, Kind
 from lab.forecast.memory import budget_side
 from lab.forecast.rules import Device
-from lab.forecast.tracked import TrackedStep
+from lab.forecast.tracked import TrackedStep, tracked
 from lab.rundir import RunDir
 from lab.training.memory import Change, Foreseen, TooLargeError, gib
 from lab.training.trainer import Trainer
@@ -125,15 +125,18 @@ class FineTuneAdviser:
         else:
             initialised = torch.cuda.is_initialized()
             free = torch.cuda.mem_get_info()[0] if initialised else this_device(device).total_bytes - CUDA_CONTEXT
-        found = Foreseen(need.peak_bytes)
+        is_followed = device == "cpu" and config.model.method == "lora"
+        found = Foreseen(need.peak_bytes, step_bytes=need.peak_bytes if is_followed else None)
         if need.peak_bytes <= free:
             return found
         said = f"This run needs about {gib(need.peak_bytes)} at its peak, and {gib(free)} are free now."
         return replace(found, warning=said)
 
     def follow(self, trainer: Trainer) -> AbstractContextManager[TrackedStep]:
-        """Not followed: the step of a model of other people's is laid beside the allocator in the tests."""
-        return nullcontext(TrackedStep())
+        """On a CPU each tensor of the step, beside weights that are not packed; else nothing."""
+        config = trainer.config
+        is_plain = isinstance(config, FineTuneConfig) and config.model.method == "lora"
+        return tracked(trainer) if is_plain and trainer.task.device.type == "cpu" else nullcontext(TrackedStep())
 
     def out_of_memory(self, config: RunConfig, limit_bytes: int) -> Sequence[Change]:
         """The first change of each kind that fits, the one that costs least first."""

@@ -7,15 +7,17 @@ import pytest
 
 from lab.finetuning.batches import RowBatch
 from lab.finetuning.examples import Example
+from lab.finetuning.job import FineTuneJob
 from lab.forecast.budget import gpu_budget
 from lab.forecast.finetune_config import FineTuneAdviser, finetune_need
 from lab.rundir import create_run
+from lab.training.run import train_run
 from lab.training.trainer import Trainer
 from tests.finetuning.conftest import quick as quick
 from tests.finetuning.conftest import tiny_llama as tiny_llama
-from tests.finetuning.helpers import config_for, task_for
+from tests.finetuning.helpers import config_for, finetune, task_for
 from tests.forecast.reference import allocator_peak
-from tests.training.helpers import GivenBatches, NoKeeper, RowList
+from tests.training.helpers import GivenBatches, NoKeeper, RowList, Trained, assert_same_tensors
 
 LENGTH = 128
 
@@ -70,3 +72,19 @@ def test_a_run_records_its_forecast_and_advice_fits_into_what_there_is(tiny_llam
         changed = finetune_need(config_for(tiny_llama, **{"batch_size": 8, **change.changes}), "cpu")
         assert changed is not None
         assert changed.peak_bytes < need.peak_bytes
+
+
+def test_the_first_step_of_a_run_is_followed_and_changes_nothing(tiny_llama: Path, quick: Path) -> None:
+    config = config_for(tiny_llama, lora_dropout=0.1, completion_only=False)
+    plain = finetune(config)
+    run, rows = create_run(config), RowList()
+    outcome = train_run(run, rows, None, FineTuneAdviser(run), FineTuneJob)
+    assert outcome.status == "finished", outcome.error
+    followed = Trained(run, rows, outcome)
+    assert_same_tensors(plain.tensors(), followed.tensors())
+    memory = run.info()["memory"]
+    need = finetune_need(config, "cpu", longest=run.info()["resolved"]["data"]["longest"])
+    assert need is not None
+    assert memory["step_forecast_bytes"] == need.peak_bytes
+    # The forecast is for the longest rows; those of the first step are as they come.
+    assert 0.5 * need.peak_bytes < outcome.memory["system/step_memory_gib"] * 2**30 <= 1.05 * need.peak_bytes
