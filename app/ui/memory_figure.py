@@ -1,5 +1,6 @@
 """Pictures of memory: one step, band by band; and what a run took over what was forecast."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Literal
@@ -153,7 +154,7 @@ def laid_over(forecast: "Sequence[Point]", measured: "Sequence[Point]", text: st
         .encode(
             x=x, x2="end:Q", y=alt.Y("bottom:Q", title="GiB"), y2="top:Q",
             color=alt.Color("kind:N", scale=alt.Scale(domain=bands),
-                            legend=alt.Legend(orient="bottom", title="forecast", columns=6)),
+                            legend=alt.Legend(orient="bottom", title="forecast", columns=3)),
             tooltip=["phase:N", alt.Tooltip("where:N", title="at"), "kind:N", alt.Tooltip("GiB:Q", format=".4f")],
         )
     )  # fmt: skip
@@ -174,21 +175,30 @@ def laid_over(forecast: "Sequence[Point]", measured: "Sequence[Point]", text: st
 
 
 def measured_rows(forecast: "Sequence[Point]", measured: "Sequence[Point]") -> list[dict[str, object]]:
-    """Where the points of a measured step stand over those of the forecast one: phase by phase, evenly within each."""
-    places: dict[tuple[str, int], tuple[int, int]] = {}
-    for number, point in enumerate(forecast):
-        key = (point["phase"], point["micro_batch"])
-        places[key] = (places.get(key, (number, number))[0], number + 1)
+    """Where the points of a measured step stand over those of the forecast one: layer by layer, evenly within each."""
+    places = {key: (start, end) for key, start, end in _stretches(forecast)}
     rows: list[dict[str, object]] = []
-    for key, group in groupby(measured, key=lambda point: (point["phase"], point["micro_batch"])):
-        points = list(group)
-        start, end = places.get(key, (None, None))
-        if start is None or end is None:
+    for key, first, last in _stretches(measured):
+        if key not in places:
             continue
-        for number, point in enumerate(points):
-            moment = start + (number + 0.5) / len(points) * (end - start)
-            rows.append({"moment": moment, "GiB": sum(point["kinds"].values()) / GIB, "phase": key[0]})
+        start, end = places[key]
+        for number, point in enumerate(measured[first:last]):
+            moment = start + (number + 0.5) / (last - first) * (end - start)
+            rows.append({"moment": moment, "GiB": sum(point["kinds"].values()) / GIB, "phase": point["phase"]})
     return rows
+
+
+def _stretches(points: "Sequence[Point]") -> list[tuple[tuple[object, ...], int, int]]:
+    """Neighbours of one phase and layer: which, the how manieth of its like, its first point and past its last."""
+    found: list[tuple[tuple[object, ...], int, int]] = []
+    times: Counter[tuple[object, ...]] = Counter()
+    at = 0
+    for key, group in groupby(points, key=lambda point: (point["phase"], point["micro_batch"], point["layer"])):
+        count = len(list(group))
+        found.append(((*key, times[key]), at, at + count))
+        times[key] += 1
+        at += count
+    return found
 
 
 def _thinned(points: "Sequence[Point]") -> "list[Point]":

@@ -110,11 +110,15 @@ def draw_basics(form: Form) -> Places:
     left, right = st.columns(2)
     with left:
         form.field("tokenizer")
+    with right:
+        form.field("batch_size")
+    with st.columns(2)[1]:
+        places = saving_places(["batch_size"])
+    left, right = st.columns(2)
+    with left:
         draw_budget(form)
         form.field("seed")
     with right:
-        form.field("batch_size")
-        places = saving_places(["batch_size"])
         draw_budget_value(form)
         form.field("learning_rate")
     return places

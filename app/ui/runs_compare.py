@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 import streamlit as st
 
-from app.ui import runs_address, state, words
+from app.ui import runs_address, state
 from app.ui.charts import OVER, Over, Style, overlay, overlay_data, parallel_coordinates
 from app.ui.messages import plain, speaking
 from app.ui.runs_actions import names_of
-from app.ui.runs_contrast import draw_contrast
+from app.ui.runs_contrast import draw_contrast, said, said_setting
 from app.ui.runs_figures import figures_table
 from app.ui.show_sql import show_sql
 from lab.store import config_diff, metric_info
@@ -150,7 +150,7 @@ def _draw_settings(names: Mapping[str, str]) -> None:
         if frame.empty:
             st.caption(f"All {frame.attrs['same']} settings are the same.")
             return
-        shown = frame.map(words.value).rename(columns=dict(names))
+        shown = in_words(frame).rename(columns=dict(names), index={ORIGIN: said_setting(ORIGIN)})
         st.dataframe(shown, height=min(600, 38 + 35 * len(shown)))
         said = [f"{frame.attrs['same']} settings are the same in all of them."]
         if frame.attrs["inert"]:
@@ -171,11 +171,21 @@ def _draw_parallel(names: Mapping[str, str], different: pd.DataFrame) -> None:
     if len(axes) < 2:
         st.caption("Choose two axes or more.")
         return
+    if ORIGIN in different.index:
+        different.loc[ORIGIN] = in_words(different).loc[ORIGIN]
     values = different.T.join(results, how="left")[axes].rename(index=dict(names))
     st.altair_chart(parallel_coordinates(values))
     show_sql(parallel_sql(names, axes))
     st.caption(
         "Lines that run alike from a setting to the loss tell that it matters; lines that cross, that it does not."
+    )
+
+
+def in_words(settings: pd.DataFrame) -> pd.DataFrame:
+    """Settings as `config_diff` gives them, as a person reads them."""
+    return pd.DataFrame(
+        {run_id: [said(name, value) for name, value in column.items()] for run_id, column in settings.items()},
+        index=settings.index,
     )
 
 

@@ -139,15 +139,18 @@ def test_errors_are_summed_up_by_device() -> None:
     assert table.loc["cpu", "Largest error"] == "10.0 %"
 
 
-def point(phase: str, size: int, micro_batch: int = 0, kind: str = "activations") -> dict[str, object]:
-    return {"phase": phase, "micro_batch": micro_batch, "layer": None, "line": "x.py:1", "kinds": {kind: size}}
+def point(phase: str, size: int, layer: int | None = None) -> dict[str, object]:
+    return {"phase": phase, "micro_batch": 0, "layer": layer, "line": "x.py:1", "kinds": {"activations": size}}
 
 
-def test_a_measured_step_is_laid_over_its_forecast_phase_by_phase() -> None:
-    forecast = [point("forward", 1), point("forward", 2), point("backward", 3), point("update", 2)]
-    measured = [point("forward", 2), point("backward", 1), point("backward", 3), point("evaluation", 9)]
+def test_a_measured_step_is_laid_over_its_forecast_layer_by_layer() -> None:
+    forecast = [point("forward", 1), point("forward", 2, 0), point("forward", 3), point("backward", 3, 0)]
+    measured = [
+        point("forward", 1), point("forward", 2), point("forward", 2, 0), point("forward", 3), point("backward", 3, 0),
+        point("evaluation", 9),
+    ]  # fmt: skip
     rows = measured_rows(forecast, measured)
-    assert [(row["phase"], row["moment"]) for row in rows] == [("forward", 1.0), ("backward", 2.25), ("backward", 2.75)]
+    assert [row["moment"] for row in rows] == [0.25, 0.75, 1.5, 2.5, 3.5], "two points before the first layer share it"
     assert laid_over(forecast, measured, "#000").to_dict()["layer"]
 
 

@@ -281,6 +281,8 @@ def test_a_fork_is_told_from_a_fresh_run_and_its_controlled_run_is_forked_from_t
     assert "a fork goes on from weights that another run has learned" in said
     (table,) = [frame.value for frame in runs.dataframe if list(frame.value.get("Setting", [])) == ["where they began"]]
     assert list(table.iloc[0]) == ["where they began", "random weights", "step 4 of a tiny run"]
+    (settings,) = [frame.value for frame in runs.dataframe if "where they began" in frame.value.index]
+    assert list(settings.loc["where they began"]) == ["random weights", "step 4 of a tiny run"]
 
     at(runs, compare=f"{fresh},{fork}")
     assert "These two differ in learning_rate and where they began" in words_on(runs).replace("\\", "")
