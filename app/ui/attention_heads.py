@@ -146,7 +146,9 @@ def draw_tokens(look: Look) -> None:
                 help="Of a long text this part is shown token by token; arcs within it.",
             )  # fmt: skip
     part = chosen_part(look)
-    token_arcs(look.tokens[part], look.pattern(layer, head)[part, part], key="arcs", backwards=backwards)
+    token_arcs(
+        look.tokens[part], look.pattern(layer, head)[part, part], key="arcs", backwards=backwards, first=part.start
+    )
     st.caption("Click a token: arcs and colour show what it takes from (at most 12 arcs, from 0.01 on). ␣ is a space.")
 
 

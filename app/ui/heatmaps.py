@@ -111,7 +111,8 @@ def brightest(weights: NDArray[np.floating], *, skip_first_key: bool = False) ->
 
     The first query sees itself alone, so its weight is always 1, and would leave no colour for the others.
     """
-    rows = weights[min(4, len(weights) // 2) :, 1 if skip_first_key and len(weights) > 1 else 0 :]
+    early = min(max(4, len(weights) // 16), len(weights) // 2)  # few keys to choose from, so each gets much
+    rows = weights[early:, 1 if skip_first_key and len(weights) > 1 else 0 :]
     return float(np.abs(rows).max())
 
 

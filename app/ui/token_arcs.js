@@ -6,8 +6,9 @@ const MOST_ARCS = 12, LEAST = 0.01;
 export default function ({ data, parentElement }) {
   const box = parentElement.querySelector(".tokens");
   const said = parentElement.querySelector(".said");
-  if (box.text !== data.tokens.join("\u0000")) {
-    box.text = data.tokens.join("\u0000");
+  const text = [data.first, ...data.tokens].join("\u0000");
+  if (box.text !== text) {
+    box.text = text;
     box.querySelectorAll(".chip").forEach((chip) => chip.remove());
     data.tokens.forEach((label, number) => {
       const chip = document.createElement("button");
@@ -15,7 +16,7 @@ export default function ({ data, parentElement }) {
       chip.className = "chip";
       chip.dir = "auto";
       chip.textContent = label.length > 24 ? `${label.slice(0, 23)}…` : label;
-      chip.title = `${number}: ${label}`;
+      chip.title = `${number + data.first}: ${label}`;
       chip.onclick = () => { box.chosen = number; box.redraw(); };
       box.append(chip);
     });
@@ -68,9 +69,9 @@ function redraw(box, said, data, weights) {
     path.setAttribute("opacity", (0.35 + 0.65 * share[other]).toFixed(2));
     svg.append(path);
   }
-  const listed = strongest.slice(0, 6).map((n) => `${apart(data.tokens[n])} (${n}) ${share[n].toFixed(3)}`).join("   ");
+  const listed = strongest.slice(0, 6).map((n) => `${apart(data.tokens[n])} (${n + data.first}) ${share[n].toFixed(3)}`).join("   ");
   const verb = data.backwards ? "is looked at by" : "looks at";
-  said.textContent = `${apart(data.tokens[chosen])} (${chosen}) ${verb}   ${listed || "nothing above 0.01"}`;
+  said.textContent = `${apart(data.tokens[chosen])} (${chosen + data.first}) ${verb}   ${listed || "nothing above 0.01"}`;
 }
 
 // A token that is written from the right must not turn the rest of the line round: Unicode's isolates.

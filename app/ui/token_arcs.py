@@ -18,14 +18,17 @@ _component = st.components.v2.component(
 )
 
 
-def token_arcs(tokens: Sequence[str], weights: NDArray[np.floating], *, key: str, backwards: bool = False) -> None:
+def token_arcs(
+    tokens: Sequence[str], weights: NDArray[np.floating], *, key: str, backwards: bool = False, first: int = 0
+) -> None:
     """Draw the tokens; a click chooses one.
 
     Args:
         weights: [query_pos, key_pos], shares from 0 to 1.
+        first: place of the first of these tokens in the text, where they are a part of it.
         backwards: who looks *at* the chosen token, instead of what it looks at.
     """
     fine = np.round(np.clip(weights, 0, 1) * 65_535).astype("<u2")
     packed = base64.b64encode(fine.tobytes()).decode()
-    data = {"tokens": list(tokens), "weights": packed, "backwards": backwards}
+    data = {"tokens": list(tokens), "weights": packed, "backwards": backwards, "first": first}
     _component(key=key, data=data, height="content", width="stretch")

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,7 +15,6 @@ pytestmark = pytest.mark.browser
 
 OpenPage = Callable[..., Page]
 LONG = 120_000  # milliseconds: the machine is shared, and PyTorch has to load once
-GRID_S = 2.0
 LONG_TEXT = "It was the best of times, it was the worst of times, it was the age of wisdom. " * 12
 
 
@@ -74,15 +72,15 @@ def test_ones_own_model_head_by_head_and_step_by_step(open_page: OpenPage) -> No
     box = grid(page).bounding_box()
     assert box is not None
     grid(page).click(position={"x": 30 + (box["width"] - 30) * 0.9, "y": box["height"] * 0.9})
-    expect(page.get_by_text("Layer 1, head 3", exact=False).first).to_be_visible(timeout=LONG)
+    expect(page.get_by_text("Layer 1, head 3 · rows look at").first).to_be_visible(timeout=LONG)
     grid(page).press("ArrowLeft")
-    expect(page.get_by_text("Layer 1, head 2", exact=False).first).to_be_visible(timeout=LONG)
+    expect(page.get_by_text("Layer 1, head 2 · rows look at").first).to_be_visible(timeout=LONG)
 
     page.get_by_role("slider").first.press("ArrowLeft")
     expect(page.get_by_text("watched, step 40").first).to_be_visible(timeout=LONG)
     page.reload()
     expect(page.get_by_text("watched, step 40").first).to_be_visible(timeout=LONG)
-    expect(page.get_by_text("Layer 1, head 2", exact=False).first).to_be_visible(timeout=LONG)
+    expect(page.get_by_text("Layer 1, head 2 · rows look at").first).to_be_visible(timeout=LONG)
 
     page.get_by_role("link", name="Probing").click()
     expect(page.get_by_text("watched, step 40").first).to_be_visible(timeout=LONG)
@@ -93,28 +91,53 @@ def test_ones_own_model_head_by_head_and_step_by_step(open_page: OpenPage) -> No
 def test_a_checkpoint_opens_in_attention(open_page: OpenPage) -> None:
     page = open_page("pretraining")
     page.get_by_role("tab", name="Checkpoints").click()
-    page.get_by_role("link", name="Attention").nth(1).click()
+    page.get_by_role("link", name="Attention", exact=True).nth(1).click()
     expect(page.get_by_text("watched, step", exact=False).first).to_be_visible(timeout=LONG)
     expect(grid(page)).to_be_visible(timeout=LONG)
 
 
-def test_thirty_layers_of_nine_heads_are_there_within_two_seconds(open_page: OpenPage) -> None:
-    """Of a capture that is made already: the forward pass is not counted."""
+def test_thirty_layers_of_nine_heads_change_with_the_text(open_page: OpenPage) -> None:
+    """How fast is measured by benchmarks/attention_page.py: this machine is shared."""
     page = open_page("attention?model=smollm2-135m&look=1")
     expect(grid(page)).to_be_visible(timeout=LONG)
-    long, short = LONG_TEXT[:560], "Long live the king."
-    taken = []
-    for _ in range(3):
-        read(page, short)
-        expect(tokens(page, 5)).to_be_visible(timeout=LONG)
-        read(page, long)
-        started = time.monotonic()
-        expect(page.get_by_text("13").first).to_be_attached()
-        expect(page.locator("button.chip").nth(120)).to_be_attached(timeout=LONG)
-        expect(grid(page)).to_have_attribute("aria-label", "30 layers of 9 heads; chosen: layer 0, head 0. "
-                                             "Arrow keys choose another.", timeout=LONG)  # fmt: skip
-        taken.append(time.monotonic() - started)
-    assert min(taken[1:]) < GRID_S, taken
+    for text, count in (("Long live the king.", 5), (LONG_TEXT[:560], 150)):
+        read(page, text)
+        expect(page.locator("button.chip")).to_have_count(count, timeout=LONG)
+        expect(grid(page)).to_have_attribute(
+            "aria-label", "30 layers of 9 heads; chosen: layer 0, head 0. Arrow keys choose another."
+        )
+    with page.expect_download() as saved:
+        page.get_by_role("button", name="PNG", exact=True).click()
+    assert saved.value.suggested_filename == "heads-smollm2-135m.png"
+    for kind, start in (("CSV", b"layer,head,"), ("Parquet", b"PAR1")):
+        with page.expect_download() as saved:
+            page.get_by_role("button", name=kind).first.click()
+        assert Path(saved.value.path()).read_bytes().startswith(start), kind
+
+
+def test_a_text_of_a_thousand_tokens_gives_all_figures_and_one_layers_weights(open_page: OpenPage) -> None:
+    page = open_page("attention?model=smollm2-135m&look=1")
+    expect(grid(page)).to_be_visible(timeout=LONG)
+    read(page, LONG_TEXT * 5)
+    expect(page.get_by_text("A long text: every head has its figures", exact=False)).to_be_visible(timeout=LONG)
+    expect(page.get_by_text("A cell stands for", exact=False)).to_be_visible(timeout=LONG)
+    expect(page.locator("button.chip")).to_have_count(256, timeout=LONG)
+    no_error(page)
+
+
+def test_a_pulled_model_writes_from_the_page(open_page: OpenPage) -> None:
+    page = open_page("attention?model=smollm2-135m&look=1")
+    expect(grid(page)).to_be_visible(timeout=LONG)
+    page.get_by_text("Generate: let this model write").click()
+    page.get_by_role("textbox", name="Prompt").fill("The capital of France is")
+    page.get_by_role("button", name="More", exact=True).click()
+    page.get_by_role("spinbutton", name="Longest text (tokens)").fill("6")
+    page.keyboard.press("Enter")
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="Generate", exact=True).click()
+    expect(page.get_by_text("point at a token for the figure", exact=False)).to_be_visible(timeout=LONG)
+    expect(page.get_by_role("button", name="Generate", exact=True)).to_be_enabled(timeout=LONG)
+    no_error(page)
 
 
 @pytest.mark.parametrize(
@@ -124,7 +147,7 @@ def test_thirty_layers_of_nine_heads_are_there_within_two_seconds(open_page: Ope
         ("\N{FAMILY}\N{GRINNING FACE} is \N{THUMBS UP SIGN}\N{EMOJI MODIFIER FITZPATRICK TYPE-4}", None),
         ("שלום עולם, مرحبا بالعالم", None),
         ("pneumonoultramicroscopicsilicovolcanoconiosis" + " " * 40 + "<b>&amp;</b> $x^2$ **bold** :smile:", None),
-        (LONG_TEXT * 3, 512),
+        ((LONG_TEXT * 2).strip() + " so" * 8, 512),
     ],
     ids=["one token", "emoji", "right to left", "long labels and markup", "512 tokens"],
 )
