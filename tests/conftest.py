@@ -1,6 +1,7 @@
 """Fixtures that every test may use."""
 
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -60,6 +61,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(pytest.mark.xdist_group("browser" if in_browser else item.nodeid.split("::")[0]))
         if item.nodeid.startswith(TRIED_AGAIN) and "LAB_TRY_ONCE" not in os.environ:
             item.add_marker(pytest.mark.flaky(reruns=2, reruns_delay=2))
+
+
+@pytest.fixture(autouse=True)
+def main_stays_main() -> Iterator[None]:
+    """AppTest puts the app in the place of `__main__` and leaves it there. Processes that a later test starts would then
+    run the app first, as multiprocessing does with the main module, and its engine would own their record."""
+    main = sys.modules["__main__"]
+    yield
+    sys.modules["__main__"] = main
 
 
 @pytest.fixture(autouse=True)
