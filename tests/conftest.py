@@ -65,8 +65,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def main_stays_main() -> Iterator[None]:
-    """AppTest puts the app in the place of `__main__` and leaves it there. Processes that a later test starts would then
-    run the app first, as multiprocessing does with the main module, and its engine would own their record."""
+    """AppTest puts the app in the place of `__main__` and leaves it there. Processes that a later test starts would
+    then run the app first, as multiprocessing does with the main module, and its engine would own their record."""
     main = sys.modules["__main__"]
     yield
     sys.modules["__main__"] = main
