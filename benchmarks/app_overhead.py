@@ -75,7 +75,7 @@ def under_the_app(preset: str, port: int, page: str) -> tuple[float, int]:
     """Steps per second of a run in the app with its page open, and the threads the lab chose for it."""
     from lab.config import PRESETS, changed
     from lab.rundir import create_run
-    from lab.store import connect_readonly
+    from lab.store import Database, connect_readonly, sweep
 
     with tempfile.TemporaryDirectory() as home:
         os.environ["LAB_HOME"] = home
@@ -83,8 +83,11 @@ def under_the_app(preset: str, port: int, page: str) -> tuple[float, int]:
         run = create_run(
             changed(PRESETS[preset], precision=PRECISION, max_steps=STEPS[preset], eval_every=10_000, sample_tokens=0)
         )
+        with Database.open() as database:
+            sweep(database)
+            database.update_run(run.run_id, queue_pos=0)
         with served(port), OPEN[page](port):
-            deadline = time.monotonic() + 600
+            deadline = time.monotonic() + 240
             while run.info()["status"] in ("queued", "running"):
                 assert time.monotonic() < deadline, "the run did not end"
                 time.sleep(0.5)

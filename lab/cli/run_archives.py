@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 from lab.cli import output
 from lab.cli.commands import Commands
 from lab.cli.output import Outcome
-from lab.store.settings import ORIGIN
 
 if TYPE_CHECKING:
     from lab.store.comparison import Contrast, Neighbour
@@ -77,6 +76,8 @@ def compare(args: argparse.Namespace) -> Outcome:
 
 def _said(between: "Contrast", names: dict[str, str]) -> str:
     """Which controlled runs there are, and the command that trains a missing one."""
+    from lab.store.settings import ORIGIN
+
     if between.is_controlled:
         if ORIGIN in between.differences:
             return "Their settings are the same, but they began in different places: see began_from."
@@ -95,6 +96,8 @@ def _said(between: "Contrast", names: dict[str, str]) -> str:
 
 def _command(one: "Neighbour") -> str:
     """What trains it."""
+    from lab.store.settings import ORIGIN
+
     flag = "" if one.setting == ORIGIN else f" --{one.setting.replace('_', '-')} {one.value}"
     if one.parent is None:
         return f"lab train --like {one.of}{flag}"

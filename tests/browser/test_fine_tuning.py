@@ -54,13 +54,9 @@ def test_from_the_form_to_a_proven_export(open_page: Callable[..., Page], folder
     page.get_by_role("link", name="Outputs").click()
     expect(page.get_by_text("2 on disk")).to_be_visible()
 
-
-@pytest.mark.parametrize(("width", "dark"), [(800, False), (1440, True)])
-def test_the_page_fits_its_width_in_light_and_dark(
-    open_page: Callable[..., Page], folder: Path, width: int, dark: bool
-) -> None:
-    page = open_page(address(folder), width=width, dark=dark)
-    expect(page.get_by_text("Learnt and forgotten")).to_be_visible()
-    page.wait_for_timeout(1_000)
-    main = page.get_by_test_id("stMain")
-    assert main.evaluate("element => element.scrollWidth <= element.clientWidth")
+    for width, dark in ((800, False), (1440, True)):
+        page = open_page(address(folder), width=width, dark=dark)
+        expect(page.get_by_text("Learnt and forgotten")).to_be_visible()
+        page.wait_for_timeout(1_000)
+        main = page.get_by_test_id("stMain")
+        assert main.evaluate("element => element.scrollWidth <= element.clientWidth"), f"{width} px are too few"
