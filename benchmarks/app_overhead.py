@@ -3,10 +3,10 @@
     python -m benchmarks.app_overhead [--rounds 5]
 
 Bare: forward, backward, update and nothing else, in a process of its own, at whichever thread count is fastest there.
-App: the same config in the app's training thread, recorded, with the Pretraining page open and polling: once by a
-client that reads the answers and draws nothing (what the app itself costs), once by a real browser on the same machine
-(that, and what the browser takes from the same cores). Taken in turn; the ratio is app / bare of each round, the figure
-is its median.
+App: the same config on as many threads in the app's training thread, recorded, with the Pretraining page open and
+polling: once by a client that reads the answers and draws nothing (what the app itself costs), once by a real browser
+on the same machine (that, and what the browser takes from the same cores). Taken in turn; the ratio is app / bare of
+each round, the figure is its median.
 """
 
 import argparse
@@ -71,8 +71,8 @@ def bare_in_its_own_process(preset: str, threads: int) -> float:
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
 
 
-def under_the_app(preset: str, port: int, page: str) -> tuple[float, int]:
-    """Steps per second of a run in the app with its page open, and the threads the lab chose for it."""
+def under_the_app(preset: str, port: int, page: str, threads: int | None) -> tuple[float, int]:
+    """Steps per second of a run in the app with its page open, and its threads: those given, or the lab's choice."""
     from lab.config import PRESETS, changed
     from lab.rundir import create_run
     from lab.store import Database, connect_readonly, sweep
@@ -81,7 +81,14 @@ def under_the_app(preset: str, port: int, page: str) -> tuple[float, int]:
         os.environ["LAB_HOME"] = home
         # A run that waits in the queue: the app begins it as soon as it is opened.
         run = create_run(
-            changed(PRESETS[preset], precision=PRECISION, max_steps=STEPS[preset], eval_every=10_000, sample_tokens=0)
+            changed(
+                PRESETS[preset],
+                precision=PRECISION,
+                max_steps=STEPS[preset],
+                eval_every=10_000,
+                sample_tokens=0,
+                threads=threads,
+            )
         )
         with Database.open() as database:
             sweep(database)
@@ -142,6 +149,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--presets", nargs="+", default=["pocket", "nano"])
     parser.add_argument("--pages", nargs="+", default=list(OPEN), choices=list(OPEN))
+    parser.add_argument("--auto", action="store_true", help="let the lab choose the threads, as it does by default")
     parser.add_argument("--bare", help=argparse.SUPPRESS)
     parser.add_argument("--threads", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -155,11 +163,11 @@ def main() -> None:
         rounds = []
         for number in range(args.rounds):
             alone = {threads: bare_in_its_own_process(preset, threads) for threads in thread_candidates()}
-            best = max(alone.values())
+            fastest = max(alone, key=lambda threads: alone[threads])
             entry: dict[str, Any] = {"bare": alone}
             for page in args.pages:
-                in_app, threads = under_the_app(preset, 8700 + number, page)
-                entry[page] = {"app": in_app, "threads": threads, "ratio": in_app / best}
+                in_app, threads = under_the_app(preset, 8700 + number, page, None if args.auto else fastest)
+                entry[page] = {"app": in_app, "threads": threads, "ratio": in_app / alone[fastest]}
             rounds.append(entry)
             print(preset, entry, flush=True)
         ratios = {page: statistics.median(entry[page]["ratio"] for entry in rounds) for page in args.pages}
