@@ -1,7 +1,7 @@
 # A fresh machine needs Python 3.11 or newer, make and the package registry, nothing else.
 #
 #   make app     the lab on http://localhost:8501
-#   make test    every test          make check   format, lint, types, import rules
+#   make test    every test, those in a browser one by one          make check   format, lint, types, import rules
 #   make bench   the benchmarks      make clean   remove .venv and caches; runs and the record stay
 #   make faults  200 rounds of killed processes, damaged files and full disks
 #   make unsloth an environment of its own for fast fine-tuning; only with an NVIDIA GPU
@@ -16,7 +16,8 @@ app: .venv/installed
 	$(BIN)/streamlit run app/Home.py --server.port 8501
 
 test: .venv/installed-dev
-	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/browser
+	$(BIN)/python -m pytest tests/browser
 
 check: .venv/installed-dev
 	$(BIN)/ruff format --check .

@@ -52,13 +52,8 @@ TRIED_AGAIN = ("tests/browser/", "tests/engine/", "tests/training/test_resume.py
 moment. Each is tried again, up to twice; pytest tells how often that was needed. LAB_TRY_ONCE=1 shows the first try."""
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        # Two workers share the tests file by file, and one of them has all browser tests: a browser and a training
-        # under the app take both cores already.
-        in_browser = item.nodeid.startswith("tests/browser/")
-        item.add_marker(pytest.mark.xdist_group("browser" if in_browser else item.nodeid.split("::")[0]))
         if item.nodeid.startswith(TRIED_AGAIN) and "LAB_TRY_ONCE" not in os.environ:
             item.add_marker(pytest.mark.flaky(reruns=2, reruns_delay=2))
 
