@@ -203,6 +203,7 @@ def test_ctrl_c_and_sigterm_end_an_app_with_the_final_checkpoint_written(lab_hom
     code = (
         "import sys, time, signal; from lab.engine import Engine; from tests.engine.helpers import endless\n"
         "signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))\n"  # as Streamlit does
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # who starts the tests may have it ignored
         "engine = Engine.start(); engine.submit(endless()); print('up', flush=True)\n"
         "while True: time.sleep(0.1)"
     )
