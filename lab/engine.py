@@ -13,7 +13,7 @@ import traceback
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psutil
 
@@ -21,7 +21,7 @@ from lab import jobs, rundir
 from lab.config import RunConfig, to_json
 from lab.errors import LabError, RunError
 from lab.files import write_bytes
-from lab.generations import Generation, Generations
+from lab.generations import Generations
 from lab.models import checkpoints
 from lab.rundir import RunDir
 from lab.store import queries
@@ -31,9 +31,6 @@ from lab.store.recorder import DatabaseRecorder
 from lab.store.segments import ingest
 from lab.store.snapshot import serve_snapshots
 from lab.store.sweep import ingest_all, settle_dead, sweep
-
-if TYPE_CHECKING:
-    from lab.models.sampling import Sampling
 
 POLL_S = 0.5
 """Between two looks at other processes' segments and requests."""
@@ -84,7 +81,8 @@ class Engine:
         self._queue: list[str] = []
         self._active: str | None = None
         self._closing = False
-        self._generations = Generations()
+        self.writing = Generations()
+        """Texts and answers that models write in the background."""
         try:
             sweep(self.database)
             self._restore_queue()
@@ -111,7 +109,7 @@ class Engine:
             active = self._active
             self._change.notify_all()
         atexit.unregister(self.shutdown)
-        self._generations.stop_all()
+        self.writing.stop_all()
         if active is not None:
             self._directory(active).ask(want="stop")
         self._worker.join(EXIT_PATIENCE_S)
@@ -244,24 +242,6 @@ class Engine:
     def is_training(self) -> bool:
         """Whether a run of this process has the worker now. Unlike `status`, it reads nothing from the record."""
         return self._active is not None
-
-    # -- writing text -----------------------------------------------------------------------------------
-
-    def generate(self, ref: str, prompt: str, sampling: "Sampling", precision: str = "auto") -> str:
-        """Begin to write in the background with a run's model, a pulled one or an adapter; returns an id to ask with.
-
-        Args:
-            precision: of a model that was not trained here; the one it is open in, or it is opened again.
-        """
-        return self._generations.begin(ref, prompt, sampling, precision)
-
-    def generation(self, generation_id: str) -> Generation:
-        """How far a text has come."""
-        return self._generations.get(generation_id)
-
-    def stop_generation(self, generation_id: str) -> None:
-        """End a text at its next token."""
-        self._generations.stop(generation_id)
 
     # -- the two threads --------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ The engine generates; the page only asks and reads, so a click elsewhere, a page
 break it off.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
@@ -45,16 +45,8 @@ def draw_generation(run_id: str, checkpoints: list[CheckpointInfo], *, opening: 
             help="Below 1 it keeps to what it is sure of, above 1 it dares more. 0: always the likeliest token.",
         )  # fmt: skip
     with columns[1]:
-        step = st.selectbox(
-            "From",
-            [NEWEST, *(info.step for info in reversed(checkpoints))],
-            format_func=lambda step: "its newest state" if step == NEWEST else f"step {step:,}",
-            key=STEP_KEY,
-            persist_state="session",
-            help="Which checkpoint writes.",
-        )
-    if step not in {info.step for info in checkpoints}:
-        step = NEWEST  # the rolling state has moved on since it was chosen
+        draw_states(checkpoints, "From", key=STEP_KEY, help="Which checkpoint writes.")
+    step = chosen_state(checkpoints, key=STEP_KEY)
     sampling = draw_more()
     writing_now = is_writing()
     with st.container(horizontal=True, vertical_alignment="center"):
@@ -69,6 +61,25 @@ def draw_generation(run_id: str, checkpoints: list[CheckpointInfo], *, opening: 
         if writing_now:
             st.button("Stop", key="generate_stop", on_click=stop)
     draw_text()
+
+
+def draw_states(checkpoints: list[CheckpointInfo], label: str, *, key: str, help: str, **layout: Any) -> None:
+    """Which of a run's states is asked: its newest, whichever that is then, or one that is kept."""
+    st.selectbox(
+        label,
+        [NEWEST, *(info.step for info in reversed(checkpoints))],
+        format_func=lambda step: "its newest state" if step == NEWEST else f"step {step:,}",
+        key=key,
+        persist_state="session",
+        help=help,
+        **layout,
+    )
+
+
+def chosen_state(checkpoints: list[CheckpointInfo], *, key: str) -> int | None:
+    """The step that was chosen; None for the newest state, also where the rolling state has moved on since."""
+    step = st.session_state.get(key, NEWEST)
+    return step if step in {info.step for info in checkpoints} else None
 
 
 def draw_more() -> dict[str, float | None]:
@@ -116,11 +127,11 @@ def is_writing() -> bool:
 def current() -> "Generation | None":
     """The generation this person asked for last; None when there is none or the app was restarted since."""
     wanted = st.session_state.get(_ID)
-    return None if wanted is None else attempt(lambda: get_engine().generation(wanted))
+    return None if wanted is None else attempt(lambda: get_engine().writing.get(wanted))
 
 
-def _generate(run_id: str, step: int, prompt: str, sampling: dict[str, float | None]) -> None:
-    begin(run_id if step == NEWEST else f"{run_id}@{step}", prompt, sampling)
+def _generate(run_id: str, step: int | None, prompt: str, sampling: dict[str, float | None]) -> None:
+    begin(run_id if step is None else f"{run_id}@{step}", prompt, sampling)
 
 
 def begin(ref: str, prompt: str, sampling: dict[str, float | None], precision: str = "auto") -> None:
@@ -129,7 +140,7 @@ def begin(ref: str, prompt: str, sampling: dict[str, float | None], precision: s
     def ask() -> str:
         from lab.models.sampling import Sampling  # here: it brings torch along, and the page must paint without
 
-        return get_engine().generate(ref, prompt, Sampling(**sampling), precision)  # type: ignore[arg-type]
+        return get_engine().writing.begin(ref, prompt, Sampling(**sampling), precision)  # type: ignore[arg-type]
 
     started = attempt(ask)
     if started is not None:
@@ -138,4 +149,4 @@ def begin(ref: str, prompt: str, sampling: dict[str, float | None], precision: s
 
 def stop() -> None:
     """End the text that this person asked for last. For callbacks."""
-    attempt(lambda: get_engine().stop_generation(st.session_state[_ID]))
+    attempt(lambda: get_engine().writing.stop(st.session_state[_ID]))

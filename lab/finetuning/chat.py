@@ -1,30 +1,35 @@
 """Asking base and tuned the same question, with the adapter turned up and down, and seeing where they part.
 
 The adapter's change is a product with a scale in front, so it can be turned from 0 (the base model) over 1 (as trained)
-to 1.5 (more of the same) without training anything. Which tokens are the adapter's doing is measured: after each of
-them base and tuned read the same text, and KL(tuned ‖ base) says how differently they would have gone on.
+to 1.5 (more of the same) without training anything. Which tokens are the adapter's doing is measured: at each of them
+the base reads the same text, and KL(tuned ‖ base) says how differently it would have gone on.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-import torch
+from torch import Tensor
 
-from lab.errors import ModelError
+from lab.config import FineTuneConfig
+from lab.errors import DataError, ModelError
+from lab.finetuning.answering import answer_tokens
 from lab.finetuning.formats import Turn
 from lab.finetuning.frames import Choice, frame_for
-from lab.models.cached_reader import CachedReader, end_tokens
-from lab.models.families import unwrapped
-from lab.models.generate import next_logits, write
-from lab.models.gpt import GPTModel, KVCache
+from lab.models.adapters import precision_of_run
+from lab.models.cached_reader import reader_of
 from lab.models.sampling import Sampling
+from lab.rundir import find_run
+from lab.sessions import shelf
 from lab.sessions.session import ModelSession
 from lab.sessions.variants import BASE
 
 MOST = 1.5
 """How far the adapter can be turned up."""
+
+Side = Literal["base", "tuned"]
 
 
 @dataclass(frozen=True)
@@ -60,9 +65,9 @@ def turned(session: ModelSession, scale: float) -> Iterator[None]:
     Raises:
         ModelError: the session follows no adapter.
     """
-    if session.variant == BASE:
-        raise ModelError(f"{session.name} has no adapter that could be turned up or down.")
-    with session.lock:
+    with session.lock:  # whoever has it knows the variant: elsewhere another thread may be asking the base meanwhile
+        if session.variant == BASE:
+            raise ModelError(f"{session.name} has no adapter that could be turned up or down.")
         layers = [module for module in session.model.modules() if session.variant in _scaling(module)]
         before = [_scaling(layer)[session.variant] for layer in layers]
         for layer, trained in zip(layers, before, strict=True):
@@ -74,20 +79,28 @@ def turned(session: ModelSession, scale: float) -> Iterator[None]:
                 _scaling(layer)[session.variant] = trained
 
 
-def reply(
+def reply(session: ModelSession, turns: Sequence[Turn], sampling: Sampling, **options: Any) -> Reply:
+    """The whole answer to a conversation; arguments and errors as `spoken`."""
+    return Reply(tuple(spoken(session, turns, sampling, **options)), options.get("scale", 1.0))
+
+
+def spoken(
     session: ModelSession,
     turns: Sequence[Turn],
     sampling: Sampling,
     *,
     scale: float = 1.0,
+    base: ModelSession | None = None,
     template: Choice = "auto",
     stop: Callable[[], bool] = lambda: False,
-) -> Reply:
-    """The answer to a conversation, and how much of each token is the adapter's doing.
+) -> Iterator[Word]:
+    """The answer to a conversation, token by token, and how much of each is the tuning's doing. The session's lock is
+    held for one token at a time, so that others get their turn in between.
 
     Args:
-        session: of a base with an adapter, or of any model: then there is nothing to compare, and every KL is 0.
+        session: of a base with an adapter, or of any model.
         scale: of the adapter, from 0 to 1.5.
+        base: what a session without an adapter was tuned from. None: there is nothing to compare, and every KL is 0.
         template: the frame that the model was trained in.
 
     Raises:
@@ -97,76 +110,83 @@ def reply(
     if not 0 <= scale <= MOST:
         raise ModelError(f"The adapter is turned from 0 to {MOST}, not to {scale:g}.")
     frame = frame_for(session.tokenizer, template)
-    ids = frame.prompt_ids(turns)
-    with _following(session, scale):
-        written = _write(session, ids, sampling, frame.end, stop)
-        scores = _scores(session, ids, written)
-    if session.variant == BASE:
-        base = scores
-    else:
-        with session.lock, session.using(BASE):
-            base = _scores(session, ids, written)
-    p, q = scores.log_softmax(-1), base.log_softmax(-1)
-    kls = (p.exp() * (p - q)).sum(-1).clamp(min=0).tolist()  # [written]
+    with session.weights.lock:
+        has_adapter = session.variant != BASE
+    own, other = reader_of(session.model), None
+    if has_adapter and scale != 0:
+        other = reader_of(session.model)
+    elif base is not None:
+        other = reader_of(base.model)
+    compared: deque[tuple[float, Tensor] | None] = deque()  # KL, and the base's log-probabilities: [vocab]
+
+    def read(ids: Sequence[int]) -> Tensor:
+        with _following(session, scale if has_adapter else 0):
+            scores = own(ids)
+        if other is None:
+            compared.append(None)
+        else:
+            with session.using(BASE) if has_adapter else base.lock:  # type: ignore[union-attr] # or other is None
+                compared.append(_compare(scores, other(ids)))
+        return scores
+
     stream = session.tokenizer.decode_stream()
-    end = len(frame.end)
-    said = written[:-end] if tuple(written[-end:]) == frame.end else written
-    words = [
-        Word(stream.add(token), token, kl, float(p[place, token].exp()), float(q[place, token].exp()))
-        for place, (token, kl) in enumerate(zip(said, kls, strict=False))
-    ]
-    return Reply(tuple(words), scale)
+    for token in answer_tokens(session.model, read, frame.prompt_ids(turns), sampling, frame.end, stop):
+        kl, base_probability = 0.0, token.probability
+        if (found := compared.popleft()) is not None:
+            kl, base_probability = found[0], float(found[1][token.id].exp())
+        yield Word(stream.add(token.id), token.id, kl, token.probability, base_probability)
+
+
+def answers(
+    run_id: str,
+    step: int | None,
+    question: str,
+    sampling: Sampling,
+    *,
+    scale: float = 1.0,
+    stop: Callable[[], bool] = lambda: False,
+    opened: Callable[[ModelSession], None] = lambda session: None,
+) -> Iterator[tuple[Side, Word]]:
+    """What a fine-tuning run's base says to a question, and then what its state says.
+
+    Args:
+        step: of the run's checkpoint; None takes the newest state.
+        scale: of the adapter; a full fine-tuning has none that could be turned.
+        opened: told the state's session, whose step is known then.
+
+    Raises:
+        LabError: the model cannot be opened, or the question cannot be read.
+    """
+    if not question.strip():
+        raise DataError("The question is empty: type at least one word.")
+    run = find_run(run_id)
+    config = run.config_as(FineTuneConfig)
+    precision = precision_of_run(run)
+    tuned = shelf.get(run.run_id if step is None else f"{run.run_id}@{step}", precision=precision)
+    opened(tuned)
+    turns, template = (Turn("user", question),), config.data.chat_template
+    base = None if config.has_adapter else shelf.get(config.model.model, precision=precision)
+    for word in spoken(base or tuned, turns, sampling, scale=0.0, template=template, stop=stop):
+        yield "base", word
+    strength = scale if config.has_adapter else 1.0
+    for word in spoken(tuned, turns, sampling, scale=strength, base=base, template=template, stop=stop):
+        yield "tuned", word
 
 
 @contextmanager
 def _following(session: ModelSession, scale: float) -> Iterator[None]:
-    if session.variant == BASE:
-        with session.lock:
-            yield
-    elif scale == 0:  # switched off: exactly the base, and faster
-        with session.lock, session.using(BASE):
+    if scale == 0:  # switched off: exactly the base, and faster
+        with session.using(BASE):
             yield
     else:
         with turned(session, scale):
             yield
 
 
-def _write(
-    session: ModelSession, ids: Sequence[int], sampling: Sampling, end: tuple[int, ...], stop: Callable[[], bool]
-) -> list[int]:
-    inner = unwrapped(session.model)
-    if isinstance(inner, GPTModel):
-        cache = KVCache()
-        tokens = write(lambda so_far: next_logits(inner, so_far, cache), ids, sampling, ends=frozenset(), stop=stop)
-    else:
-        ends = end_tokens(session.model) | (frozenset(end) if len(end) == 1 else frozenset())
-        tokens = write(CachedReader(session.model), ids, sampling, ends=ends, stop=stop)
-    written: list[int] = []
-    for token in tokens:
-        written.append(token.id)
-        if tuple(written[-len(end) :]) == end:
-            break
-    return written
-
-
-@torch.no_grad()
-def _scores(session: ModelSession, ids: Sequence[int], written: Sequence[int]) -> torch.Tensor:
-    """What the model thought at each written token: float32 [written, vocab]."""
-    if not written:
-        return torch.zeros((0, 1))
-    whole = torch.tensor([[*ids, *written]])
-    inner = unwrapped(session.model)
-    if isinstance(inner, GPTModel):
-        whole = whole[:, -inner.config.context_length :]
-        logits = session.model(whole)
-    else:
-        device = next(session.model.parameters()).device
-        logits = session.model(input_ids=whole.to(device), use_cache=False).logits
-    count = min(len(written), whole.shape[1] - 1)
-    found = logits[0, -count - 1 : -1].float().cpu()
-    if count < len(written):  # a context too short for all: what was written before it is not compared
-        found = torch.cat([found.new_zeros((len(written) - count, found.shape[1])), found])
-    return found
+def _compare(scores: Tensor, base: Tensor) -> tuple[float, Tensor]:
+    """KL(tuned ‖ base) in nats, and the base's log-probabilities. Both: float32 [vocab]."""
+    p, q = scores.log_softmax(-1), base.log_softmax(-1)
+    return max(0.0, float((p.exp() * (p - q)).sum())), q
 
 
 def _scaling(layer: Any) -> dict[str, float]:

@@ -11,12 +11,13 @@ from torch.nn import functional as F
 from lab.config import FineTuneConfig
 from lab.data.batches import IGNORE, MicroBatch
 from lab.data.tokenizers import Tokenizer
+from lab.finetuning.answering import answer_tokens
 from lab.finetuning.batches import RowBatch, ValidationRows
 from lab.finetuning.datasets import Prepared
-from lab.models.cached_reader import CachedReader, end_tokens
+from lab.models.cached_reader import reader_of
 from lab.models.families import unwrapped
-from lab.models.generate import Sampling, next_logits, write
-from lab.models.gpt import GPTModel, KVCache
+from lab.models.generate import Sampling
+from lab.models.gpt import GPTModel
 from lab.training.contracts import Row
 from lab.training.dropout import seed_dropout
 from lab.training.loss import summed_cross_entropy
@@ -109,18 +110,8 @@ class FineTuneTask:
 
     def answer(self, ids: Sequence[int], sampling: Sampling, stop: Callable[[], bool]) -> str:
         """What the model says after these tokens, up to where the frame ends an answer."""
-        causal, end = self.causal, list(self.data.frame.end)
-        cache = KVCache() if isinstance(causal, GPTModel) else None
-        read = (lambda so_far: next_logits(causal, so_far, cache)) if cache is not None else CachedReader(self.model)
-        ends = frozenset(end) if len(end) == 1 else frozenset()
-        if cache is None:
-            ends |= end_tokens(self.model)
-        written: list[int] = []
-        for token in write(read, ids, sampling, ends=ends, stop=stop):
-            written.append(token.id)
-            if written[-len(end) :] == end:
-                return self.tokenizer.decode(written[: -len(end)])
-        return self.tokenizer.decode(written)
+        tokens = answer_tokens(self.model, reader_of(self.model), ids, sampling, self.data.frame.end, stop)
+        return self.tokenizer.decode([token.id for token in tokens])
 
     # -- inside -----------------------------------------------------------------------------------------
 

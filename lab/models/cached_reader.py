@@ -1,7 +1,7 @@
-"""Reading on with a Hugging Face model, token by token, keeping keys and values of what was read."""
+"""Reading on with any model, token by token, keeping keys and values of what was read."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -9,10 +9,24 @@ from torch import Tensor, nn
 
 from lab.errors import ModelError
 from lab.models.families import unwrapped
+from lab.models.generate import next_logits
+from lab.models.gpt import GPTModel, KVCache
+
+
+def reader_of(model: nn.Module) -> Callable[[Sequence[int]], Tensor]:
+    """What reads on with this model: ids so far -> scores of the next token, float32 [vocab] on the CPU.
+
+    Each call's ids must begin with those of the call before.
+    """
+    inner = unwrapped(model)
+    if isinstance(inner, GPTModel):
+        cache = KVCache()
+        return lambda ids: next_logits(inner, ids, cache)
+    return CachedReader(model)
 
 
 class CachedReader:
-    """ids so far -> scores of the next token. Each call's ids must begin with those of the call before."""
+    """As `reader_of`, of a Hugging Face model."""
 
     def __init__(self, model: nn.Module):
         from transformers import DynamicCache

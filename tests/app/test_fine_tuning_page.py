@@ -13,7 +13,9 @@ from app.ui.finetuning_view import pairs
 from lab.engine import Engine
 from lab.finetuning.export import export_run, exports_of
 from lab.rundir import all_runs, find_run
+from lab.sessions import shelf
 from lab.store import run_row
+from tests.app.conftest import HOME, PATIENCE_S
 from tests.app.test_pages import button, wait_for, words_on
 from tests.finetuning.helpers import config_for, tiny_folder
 
@@ -102,16 +104,59 @@ def test_every_view_of_a_run_is_drawn(home: AppTest, engine: Engine, folder: Pat
         assert not page.error, (view, [error.value for error in page.error])
 
 
-def test_asking_shows_both_answers(home: AppTest, engine: Engine, folder: Path) -> None:
-    trained(engine, folder)
-    page = opened(home)
-    page.number_input(key="ft_chat_length").set_value(4)
-    button(page, "FormSubmitter:ft_chat-Ask").click().run()
+def ask(page: AppTest, length: int = 4) -> AppTest:
+    page.number_input(key="ft_chat_length").set_value(length)
+    page = button(page, "FormSubmitter:ft_chat-Ask").click().run()
     assert not page.exception, page.exception
+    return page
+
+
+def test_asking_shows_both_answers_also_after_a_page_switch_and_a_reload(
+    home: AppTest, engine: Engine, folder: Path
+) -> None:
+    run_id = trained(engine, folder)
+    page = ask(opened(home))
+    wait_for(lambda: (chat := engine.writing.chat(run_id)) is not None and chat.done)
+    both = ("**Base**", "**Fine-tuned, strength 1**", "Answered by the state of step 4")
+    page.run()
     assert not page.error
-    said = words_on(page)
-    assert "**Base**" in said
-    assert "**Fine-tuned, strength 1**" in said
+    assert all(part in words_on(page) for part in both)
+    page.switch_page("../pages/probing.py").run()
+    page = page.switch_page("../pages/fine_tuning.py").run()
+    assert all(part in words_on(page) for part in both)
+    reloaded = AppTest.from_file(str(HOME), default_timeout=PATIENCE_S).run()
+    assert all(part in words_on(opened(reloaded)) for part in both), "a new session knows nothing but the address"
+
+
+def test_answers_come_while_the_page_is_used_and_stop_ends_them(home: AppTest, engine: Engine, folder: Path) -> None:
+    run_id = trained(engine, folder)
+    session = shelf.get(run_id)
+    with session.weights.lock:  # whoever writes has to wait for the next token
+        page = ask(opened(home), length=400)
+        assert button(page, "FormSubmitter:ft_chat-Ask").disabled
+        page = page.segmented_control(key="finetuning_view").set_value("Events").run()
+        page = page.segmented_control(key="finetuning_view").set_value("Chat").run()
+        assert not page.exception, page.exception
+        chat = engine.writing.chat(run_id)
+        assert chat is not None
+        assert not chat.done
+        button(page, "ft_chat_stop").click().run()
+    wait_for(lambda: chat.done)
+    assert len(chat.base) <= 1
+    assert chat.tuned == []
+    page.run()
+    assert not page.error
+    assert not button(page, "FormSubmitter:ft_chat-Ask").disabled
+
+
+def test_an_empty_question_is_one_sentence(home: AppTest, engine: Engine, folder: Path) -> None:
+    run_id = trained(engine, folder)
+    page = opened(home)
+    page.text_input(key="ft_chat_question").set_value("  ")
+    page = ask(page)
+    wait_for(lambda: (chat := engine.writing.chat(run_id)) is not None and chat.done)
+    page.run()
+    assert [error.value for error in page.error] == [r"The question is empty\: type at least one word."]
 
 
 def test_export_writes_the_files_and_shows_the_proof(home: AppTest, engine: Engine, folder: Path) -> None:

@@ -173,7 +173,7 @@ def test_any_model_that_is_looked_at_can_write(engine: Engine, home: AppTest) ->
     page = attention(home)
     button(page, "look_button").click().run()
     page = button(page, "looking_generate").click().run()
-    wait_for(lambda: all(one.done for one in engine._generations._all.values()))
+    wait_for(lambda: all(one.done for one in engine.writing._texts.values()))
     page = page.run()
     assert not page.exception
     assert not page.error

@@ -181,9 +181,9 @@ def test_a_text_is_generated_by_the_engine_and_shown(home: AppTest, engine: Engi
     button(page, "generate").click().run()
     assert not page.exception
     wanted = page.session_state["generation"]
-    wait_for(lambda: engine.generation(wanted).done)
+    wait_for(lambda: engine.writing.get(wanted).done)
     page.run()
-    assert engine.generation(wanted).error is None
+    assert engine.writing.get(wanted).error is None
     assert "Written by the state of step 4" in words_on(page)
 
 
@@ -192,7 +192,7 @@ def test_an_unknown_character_in_a_prompt_is_one_sentence(home: AppTest, engine:
     page = home.switch_page("../pages/pretraining.py").run()
     next(w for w in page.text_area if w.key == "prompt").set_value("Ω").run()
     button(page, "generate").click().run()
-    wait_for(lambda: engine.generation(page.session_state["generation"]).done)
+    wait_for(lambda: engine.writing.get(page.session_state["generation"]).done)
     page.run()
     assert not page.exception
     assert "Ω" in page.error[0].value

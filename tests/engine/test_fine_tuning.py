@@ -7,9 +7,14 @@ import pytest
 from lab.config import changed
 from lab.engine import Engine
 from lab.errors import DataError
+from lab.finetuning.chat import reply
+from lab.finetuning.formats import Turn
+from lab.generations import Chat
+from lab.models.sampling import Sampling
 from lab.rundir import all_runs, find_run
+from lab.sessions import shelf
 from lab.store import checkpoints, run_row
-from tests.engine.helpers import recorded_step, status_of, wait_for_status, wait_for_step, wait_until
+from tests.engine.helpers import learned, recorded_step, status_of, wait_for_status, wait_for_step, wait_until
 from tests.finetuning.conftest import tiny_llama as tiny_llama
 from tests.finetuning.helpers import config_for
 
@@ -49,3 +54,56 @@ def test_bad_data_starts_nothing(engine: Engine, tiny_llama: Path, tmp_path: Pat
     with pytest.raises(DataError):
         engine.submit(config_for(tiny_llama, dataset=str(rows)))
     assert not all_runs()
+
+
+def answered(engine: Engine, run_id: str, *, length: int = 6, scale: float = 1.0, step: int | None = None) -> Chat:
+    sampling = Sampling(temperature=0.0, max_new_tokens=length)
+    chat = engine.writing.ask(run_id, step, "What is the sea?", sampling, scale)
+    return wait_until(lambda: chat.done and chat)
+
+
+@pytest.fixture
+def tuned(engine: Engine, tiny_llama: Path) -> str:
+    run_id = engine.submit(config_for(tiny_llama, max_steps=3, eval_every=2, checkpoint_every=1))
+    wait_for_status(engine, run_id, "finished")
+    return run_id
+
+
+def test_answers_in_the_background_are_those_of_the_models_own_sessions(engine: Engine, tuned: str) -> None:
+    chat = answered(engine, tuned, scale=1.5, step=2)
+    assert (chat.error, chat.step) == (None, 2)
+    session, turns = shelf.get(f"{tuned}@2"), (Turn("user", "What is the sea?"),)
+    sampling = Sampling(temperature=0.0, max_new_tokens=6)
+    assert tuple(chat.base) == reply(session, turns, sampling, scale=0.0).words
+    assert tuple(chat.tuned) == reply(session, turns, sampling, scale=1.5).words
+    assert engine.writing.chat(tuned) is chat
+
+
+def test_a_question_ends_the_one_before_and_what_cannot_be_answered_is_one_sentence(engine: Engine, tuned: str) -> None:
+    with shelf.get(tuned).weights.lock:
+        first = engine.writing.ask(tuned, None, "What is the sea?", Sampling(max_new_tokens=1_000_000), 1.0)
+        second = engine.writing.ask(tuned, 7, "And the land?", Sampling(), 1.0)
+    wait_until(lambda: first.done and second.done)
+    assert (first.error, first.tuned) == (None, [])
+    assert engine.writing.chat(tuned) is second
+    assert "no checkpoint at step 7" in (second.error or "")
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_questions_beside_a_fine_tuning_leave_its_losses_bit_identical(
+    engine: Engine, tuned: str, tiny_llama: Path, threads: int
+) -> None:
+    """A question to another run, and to the one that trains: both sit on the same base as the training."""
+    config = config_for(tiny_llama, max_steps=24, eval_every=8, lora_dropout=0.1, threads=threads, learning_rate=1e-3)
+    quiet = engine.submit(config)
+    wait_for_status(engine, quiet, "finished")
+    run_id = engine.submit(config)
+    wait_for_step(engine, run_id, 0)
+    asked = 0
+    while status_of(engine, run_id) in {"queued", "running"}:
+        assert answered(engine, tuned).error is None
+        assert answered(engine, run_id).error is None
+        asked += 1
+    assert status_of(engine, run_id) == "finished"
+    assert asked >= 2
+    assert learned(engine, run_id) == learned(engine, quiet)

@@ -15,8 +15,8 @@ from tests.training.helpers import small, train
 
 
 def written(engine: Engine, ref: str, prompt: str = "The ", **sampling: object) -> Generation:
-    generation_id = engine.generate(ref, prompt, Sampling(**{"max_new_tokens": 8, **sampling}))  # type: ignore[arg-type]
-    return wait_until(lambda: (found := engine.generation(generation_id)).done and found)
+    generation_id = engine.writing.begin(ref, prompt, Sampling(**{"max_new_tokens": 8, **sampling}))  # type: ignore[arg-type]
+    return wait_until(lambda: (found := engine.writing.get(generation_id)).done and found)
 
 
 @pytest.fixture
@@ -44,25 +44,25 @@ def test_what_cannot_be_written_is_one_sentence(engine: Engine, finished: str) -
     assert "empty" in (written(engine, finished, "").error or "")
     assert "猫" in (written(engine, finished, "猫").error or "")
     with pytest.raises(RunError, match="no longer kept"):
-        engine.generation("nonsense")
+        engine.writing.get("nonsense")
 
 
 def test_a_long_text_can_be_stopped(engine: Engine, finished: str) -> None:
-    generation_id = engine.generate(finished, "The ", Sampling(max_new_tokens=1_000_000))
-    wait_until(lambda: engine.generation(generation_id).pieces)
-    engine.stop_generation(generation_id)
-    text = wait_until(lambda: (found := engine.generation(generation_id)).done and found)
+    generation_id = engine.writing.begin(finished, "The ", Sampling(max_new_tokens=1_000_000))
+    wait_until(lambda: engine.writing.get(generation_id).pieces)
+    engine.writing.stop(generation_id)
+    text = wait_until(lambda: (found := engine.writing.get(generation_id)).done and found)
     assert 0 < len(text.pieces) < 1_000_000
     assert text.error is None
 
 
 def test_only_the_newest_texts_are_remembered(engine: Engine, finished: str) -> None:
-    first = engine.generate(finished, "The ", Sampling(max_new_tokens=1))
-    wait_until(lambda: engine.generation(first).done)
+    first = engine.writing.begin(finished, "The ", Sampling(max_new_tokens=1))
+    wait_until(lambda: engine.writing.get(first).done)
     for _ in range(KEPT):
-        engine.generate(finished, "The ", Sampling(max_new_tokens=1))
+        engine.writing.begin(finished, "The ", Sampling(max_new_tokens=1))
     with pytest.raises(RunError, match="no longer kept"):
-        engine.generation(first)
+        engine.writing.get(first)
 
 
 def test_a_run_that_goes_on_writes_from_its_newest_state_and_says_its_step(engine: Engine) -> None:
