@@ -6,8 +6,10 @@ from dataclasses import dataclass
 import streamlit as st
 
 from app.ui import state, words
+from app.ui.budget import BUDGETS
 from app.ui.finetuning_preview import preview_of
-from app.ui.finetuning_settings import BUDGET_KEY, BUDGETS, FORK_KEY, end_fork, form_values
+from app.ui.finetuning_settings import BUDGET, FORK_KEY, end_fork, form_values
+from app.ui.form_start import draw_fork_notice, draw_start
 from app.ui.forms import Form
 from app.ui.messages import plain, sentences, show_mistakes
 from app.ui.model_choice import choices
@@ -17,7 +19,6 @@ from lab.errors import ConfigError, LabError
 from lab.finetuning import fast
 from lab.finetuning.rows import BUNDLED, add_dataset, dataset_names
 from lab.models.registry import ModelEntry, find_model
-from lab.rundir import find_run
 from lab.sessions.opening import run_of
 from lab.store.cursor import Cursor
 
@@ -47,7 +48,12 @@ def draw_form(form: Form, *, busy: bool, start: Callable[[Request], None]) -> Fi
     """
     basics, go, summary, folds = (st.container(gap="xsmall") for _ in range(4))
     with basics:
-        _draw_fork_notice()
+        draw_fork_notice(
+            FORK_KEY,
+            stays="model, method and the shape of the adapter",
+            instead="Start from the base model instead",
+            end=end_fork,
+        )
         _draw_basics(form)
     with folds:
         _draw_folds(form)
@@ -61,15 +67,13 @@ def draw_form(form: Form, *, busy: bool, start: Callable[[Request], None]) -> Fi
         show_mistakes([*mistakes, *st.session_state.pop(_MISTAKES, [])])
         if config is not None and not is_here:
             st.caption(f"{plain(config.model.model)} is not on this machine yet: get it on the right, then start.")
-        st.button(
-            "Add to the queue" if busy else "Start the fork" if FORK_KEY in st.session_state else "Start",
-            type="primary",
-            width="stretch",
-            disabled=not is_here,
+        draw_start(
             key="ft_start",
+            busy=busy,
+            is_fork=FORK_KEY in st.session_state,
+            disabled=not is_here,
             on_click=_start,
             args=(start, config, name),
-            help="Something is running; this run starts when those before it are done." if busy else None,
         )
     return config
 
@@ -94,14 +98,12 @@ def _draw_basics(form: Form) -> None:
     left, right = st.columns(2)
     with left:
         form.field("method")
-        _draw_budget()
+        BUDGET.draw_choice(form)
         form.field("batch_size")
         form.field("seed")
     with right:
         form.field("rank")
-        name = st.session_state.get(BUDGET_KEY, "max_steps")
-        usual = {"max_steps": 120, "max_epochs": 2.0, "max_minutes": 5.0}
-        form.field(name, start=form.defaults[name] if form.defaults[name] is not None else usual[name])
+        BUDGET.draw_value(form)
         form.field("learning_rate")
         form.field("max_length")
 
@@ -120,28 +122,6 @@ def missing_model(config: FineTuneConfig) -> ModelEntry | None:
     except LabError:
         return None
     return entry if entry.folder is None else None
-
-
-def _draw_fork_notice() -> None:
-    if FORK_KEY not in st.session_state:
-        return
-    run_id, step = st.session_state[FORK_KEY]
-    st.info(
-        f"Fork of {plain(find_run(run_id).info()['name'])} from step {step:,}. Change what you like below; model, "
-        "method and the shape of the adapter stay the parent's."
-    )
-    st.button("Start from the base model instead", on_click=end_fork, type="tertiary")
-
-
-def _draw_budget() -> None:
-    st.selectbox(
-        "Train for",
-        list(BUDGETS),
-        format_func=BUDGETS.__getitem__,
-        key=BUDGET_KEY,
-        bind="query-params",
-        help="Give the length of the run in steps (updates of the weights), epochs (passes over the rows) or minutes.",
-    )
 
 
 def _draw_folds(form: Form) -> None:

@@ -4,12 +4,12 @@ from typing import Any
 
 import streamlit as st
 
+from app.ui.budget import Budget
 from app.ui.forms import Form
 from lab.config import FineTuneConfig, flat
 from lab.rundir import find_run
 
-BUDGETS = {"max_steps": "Steps", "max_epochs": "Epochs", "max_minutes": "Minutes"}
-BUDGET_KEY = "ft_budget"
+BUDGET = Budget(key="ft_budget", read="rows", usual={"max_steps": 120, "max_epochs": 2.0, "max_minutes": 5.0})
 FORK_KEY = "ft_fork"
 """Session key: (run id, step) of the checkpoint that the form is a fork of; absent when it starts afresh."""
 
@@ -20,19 +20,12 @@ def finetuning_form() -> Form:
 
 def form_values(form: Form) -> dict[str, Any]:
     """The form's values with the one budget that is chosen."""
-    values = form.values()
-    chosen = st.session_state.get(BUDGET_KEY, "max_steps")
-    for name in BUDGETS:
-        values[name] = values[name] if name == chosen else None
-    return values
+    return BUDGET.values(form)
 
 
 def fill_from_config(config: FineTuneConfig) -> None:
     """Put a run's settings into the form. For callbacks only."""
-    values = flat(config)
-    chosen = next(name for name in BUDGETS if values[name] is not None)
-    st.session_state[BUDGET_KEY] = chosen
-    finetuning_form().fill({name: value for name, value in values.items() if name not in BUDGETS or name == chosen})
+    BUDGET.fill(finetuning_form(), config)
 
 
 def use_settings(run_id: str) -> None:

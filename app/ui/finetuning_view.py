@@ -1,6 +1,6 @@
 """A fine-tuning run, live or past: head, curves and how to read them, before and after, and what to do with it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import pandas as pd
 import streamlit as st
@@ -15,11 +15,11 @@ from app.ui.finetuning_plane import draw_plane
 from app.ui.live_chart import live_chart
 from app.ui.messages import plain
 from app.ui.open_links import open_links
-from app.ui.polled import polled
+from app.ui.polled import LIVE_POLL_S, TEXT_POLL_S, parts_of
 from app.ui.run_charts import loss_chart, small_charts
 from app.ui.run_details import draw_config, draw_events, draw_sql
 from app.ui.run_head import draw_head, live_status
-from app.ui.run_view import LIVE_POLL_S, TEXT_POLL_S, draw_look
+from app.ui.run_view import draw_look
 from lab import store
 from lab.models.checkpoints import list_checkpoints
 from lab.rundir import find_run
@@ -32,10 +32,7 @@ def draw_finetuning(run_id: str, *, history: Sequence[str] = ()) -> None:
         history: runs of the past to lay faintly under the loss.
     """
     alive = live_status(run_id) is not None
-
-    def part(draw: Callable[..., None], every: float, *args: object) -> None:
-        polled(draw, run_id, *args, every=every if alive else None)
-
+    part = parts_of(run_id, alive=alive)
     part(_live, LIVE_POLL_S, tuple(history))
     left, right = st.columns([3, 2], gap="large")
     with left:
@@ -43,7 +40,7 @@ def draw_finetuning(run_id: str, *, history: Sequence[str] = ()) -> None:
         part(_answers, TEXT_POLL_S)
     with right:
         st.subheader("Learnt and forgotten", anchor=False)
-        part(_plane, TEXT_POLL_S)
+        part(draw_plane, TEXT_POLL_S)
     view = st.segmented_control(
         "More", VIEWS, default=VIEWS[0], required=True, key="finetuning_view", bind="query-params",
         label_visibility="collapsed",
@@ -53,7 +50,7 @@ def draw_finetuning(run_id: str, *, history: Sequence[str] = ()) -> None:
         "What the adapter did": draw_adapter,
         "Export": draw_exports,
         "Checkpoints": _checkpoints,
-        "Events": _events,
+        "Events": draw_events,
         "Settings": _settings,
         "Show the SQL": draw_sql,
     }[view or VIEWS[0]](run_id)
@@ -120,16 +117,8 @@ def _answers(run_id: str) -> None:
                     st.markdown(plain(after) or "*nothing*")
 
 
-def _plane(run_id: str) -> None:
-    draw_plane(run_id)
-
-
 def _checkpoints(run_id: str) -> None:
     draw_checkpoints(run_id, list_checkpoints(find_run(run_id)), is_adapter=True)
-
-
-def _events(run_id: str) -> None:
-    draw_events(state.read(store.events, run_id))
 
 
 def _settings(run_id: str) -> None:

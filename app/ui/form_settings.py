@@ -6,6 +6,7 @@ import streamlit as st
 
 from app.ui import corpora, finetuning_settings
 from app.ui.actions import attempt
+from app.ui.budget import Budget
 from app.ui.figures import TextSize
 from app.ui.forms import Form
 from app.ui.machine import has_gpu
@@ -16,9 +17,8 @@ from lab.data.windows import check_lengths, split
 from lab.errors import ConfigError, LabError
 from lab.rundir import find_run
 
-BUDGETS = {"max_steps": "Steps", "max_epochs": "Epochs", "max_minutes": "Minutes"}
 PRESET_KEY = "preset"
-BUDGET_KEY = "budget"
+BUDGET = Budget(key="budget", read="text", usual={"max_steps": 2_000, "max_epochs": 1.0, "max_minutes": 5.0})
 
 
 def first_preset() -> str:
@@ -33,12 +33,7 @@ def pretraining_form() -> Form:
 
 def form_values(form: Form) -> dict[str, Any]:
     """The form's values with the one budget that is chosen."""
-    values = form.values()
-    chosen = st.session_state.get(BUDGET_KEY, "max_steps")
-    for name in BUDGETS:
-        values[name] = values[name] if name == chosen else None
-    values["vocab_size"] = form.defaults["vocab_size"]
-    return values
+    return BUDGET.values(form) | {"vocab_size": form.defaults["vocab_size"]}
 
 
 def checked(form: Form) -> tuple[PretrainConfig | None, TextSize | None, list[str]]:
@@ -71,7 +66,7 @@ def varied_fields() -> set[str]:
 def fill_from_preset(form: Form) -> None:
     """Put what the chosen preset is about into the form; other fields keep what was typed. For callbacks."""
     values = flat(PRESETS[st.session_state[PRESET_KEY]])
-    st.session_state[BUDGET_KEY] = "max_steps"
+    st.session_state[BUDGET.key] = "max_steps"
     form.fill({name: value for name, value in values.items() if name in varied_fields()})
 
 
@@ -82,10 +77,7 @@ def fill_all_from_preset(form: Form) -> None:
 
 def fill_from_config(form: Form, config: PretrainConfig) -> None:
     """Put a run's settings into the form ("use this run's settings"). For callbacks only."""
-    values = flat(config)
-    chosen = next(name for name in BUDGETS if values[name] is not None)
-    st.session_state[BUDGET_KEY] = chosen
-    form.fill({name: value for name, value in values.items() if name not in BUDGETS or name == chosen})
+    BUDGET.fill(form, config)
 
 
 def use_settings(run_id: str) -> None:

@@ -141,16 +141,9 @@ def _run_choice(run_id: str) -> Choice | None:
 def _tuned_choice(choice: Choice) -> Choice | None:
     """A model that was fine-tuned: in which precision, and with what it learnt or without."""
     assert choice.base is not None
-    if choice.base.partition("@")[0] not in set(runs()["run_id"]):  # a run of ours is exact, and small
-        try:
-            entry = find_model(choice.base)
-        except LabError as error:
-            show_error(error)
-            return None
-        if entry.folder is None:
-            st.session_state[_TO_PULL] = entry
-            return None
-        _choose_precision(entry)
+    is_ours = choice.base.partition("@")[0] in set(runs()["run_id"])  # exact, and small
+    if not is_ours and not _choose_precision(choice.base):
+        return None
     st.session_state["variant_pick"] = _wanted(VARIANT_KEY) or VARIANTS[0]
     if st.session_state["variant_pick"] not in VARIANTS:
         st.session_state["variant_pick"] = VARIANTS[0]
@@ -184,24 +177,31 @@ def _at_step(run_id: str, wanted: str | None) -> Choice | None:
 
 def _model_choice(text: str) -> Choice | None:
     try:
-        if is_adapter_folder(text):
-            return _tuned_choice(Choice(model=text, name=_short(text), base=base_of_folder(text)))
-        entry = find_model(text)
+        base = base_of_folder(text) if is_adapter_folder(text) else None
     except LabError as error:
         show_error(error)
         return None
+    if base is not None:
+        return _tuned_choice(Choice(model=text, name=_short(text), base=base))
+    return Choice(model=text, name=_short(text), precision=_precision()) if _choose_precision(text) else None
+
+
+def _choose_precision(model: str) -> bool:
+    """Draw the choice for a model that was not trained here; False where there is none to draw: the model is unknown,
+    or not on this machine (the page then offers to pull it)."""
+    try:
+        entry = find_model(model)
+    except LabError as error:
+        show_error(error)
+        return False
     if entry.folder is None:
         st.session_state[_TO_PULL] = entry
-        return None
-    _choose_precision(entry)
-    return Choice(model=text, name=_short(text), precision=_precision())
-
-
-def _choose_precision(entry: ModelEntry) -> None:
+        return False
     st.session_state["precision_pick"] = _precision()
     st.selectbox(
         "Precision", PRECISION_CHOICES, key="precision_pick", on_change=_precision_picked, help=_precision_help(entry)
     )
+    return True
 
 
 def _precision() -> str:

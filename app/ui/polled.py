@@ -4,6 +4,11 @@ from collections.abc import Callable
 
 import streamlit as st
 
+LIVE_POLL_S = 2.0
+"""Head and curves. Each poll costs the training thread a moment, so there is one for both."""
+TEXT_POLL_S = 6.0
+"""Samples, checkpoints, events: they change at evaluations only."""
+
 
 def polled(draw: Callable[..., None], *args: object, every: float | None) -> None:
     """Draw a part of the page as a fragment, in a place of its own that a poll cannot take away.
@@ -18,3 +23,13 @@ def polled(draw: Callable[..., None], *args: object, every: float | None) -> Non
     """
     with st.container():
         st.fragment(draw, run_every=every)(*args)
+
+
+def parts_of(run_id: str, *, alive: bool) -> Callable[..., None]:
+    """Draws parts of a run's page: `part(draw, every, *more)` calls draw(run_id, *more), again each `every` seconds
+    while the run is alive."""
+
+    def part(draw: Callable[..., None], every: float, *more: object) -> None:
+        polled(draw, run_id, *more, every=every if alive else None)
+
+    return part

@@ -10,8 +10,7 @@ from app.ui import corpora
 from app.ui.figures import Measured, figures, with_vocabulary
 from app.ui.form_figures import draw_figures, draw_parts
 from app.ui.form_settings import (
-    BUDGET_KEY,
-    BUDGETS,
+    BUDGET,
     PRESET_KEY,
     checked,
     end_fork,
@@ -19,13 +18,13 @@ from app.ui.form_settings import (
     fill_from_preset,
     first_preset,
 )
+from app.ui.form_start import draw_fork_notice, draw_start
 from app.ui.forms import Form
 from app.ui.memory_panel import SAVING_KNOBS, Places, draw_savings_beside, draw_verdict, saving_places
-from app.ui.messages import plain, sentences, show_mistakes
+from app.ui.messages import sentences, show_mistakes
 from app.ui.state import FORK_KEY
 from lab.config import PRESET_HINTS, PRESETS, PretrainConfig
 from lab.errors import ConfigError, LabError
-from lab.rundir import find_run
 
 MODEL_FOLD = "Model"
 
@@ -59,7 +58,12 @@ def draw_form(
     # figures depend on the fields inside them, so those are drawn first, into places kept for them.
     basics, summary, go, more, folds = (st.container(gap="xsmall") for _ in range(5))
     with basics:
-        draw_fork_notice()
+        draw_fork_notice(
+            FORK_KEY,
+            stays="the shape of the model and the tokenizer",
+            instead="Start from nothing instead",
+            end=end_fork,
+        )
         places = draw_basics(form)
     with folds:
         places |= draw_folds(form)
@@ -77,15 +81,13 @@ def draw_form(
             draw_parts(config, found)
     with go:
         show_mistakes([*mistakes, *st.session_state.pop("start_mistakes", [])])
-        st.button(
-            "Add to the queue" if busy else "Start the fork" if FORK_KEY in st.session_state else "Start",
-            type="primary",
-            width="stretch",
-            disabled=config is None or bool(mistakes),
+        draw_start(
             key="start",
+            busy=busy,
+            is_fork=FORK_KEY in st.session_state,
+            disabled=config is None or bool(mistakes),
             on_click=_start,
             args=(start, config, name, guess),
-            help="Something is running; this run starts when those before it are done." if busy else None,
         )
     return known
 
@@ -116,34 +118,12 @@ def draw_basics(form: Form) -> Places:
         places = saving_places(["batch_size"])
     left, right = st.columns(2)
     with left:
-        draw_budget(form)
+        BUDGET.draw_choice(form)
         form.field("seed")
     with right:
-        draw_budget_value(form)
+        BUDGET.draw_value(form)
         form.field("learning_rate")
     return places
-
-
-def draw_budget(form: Form) -> None:
-    """In what the budget is given."""
-    given = next(name for name in BUDGETS if form.defaults[name] is not None)
-    st.selectbox(
-        "Train for",
-        list(BUDGETS),
-        index=list(BUDGETS).index(given),
-        format_func=BUDGETS.__getitem__,
-        key=BUDGET_KEY,
-        bind="query-params",
-        help="Give the length of the run in steps (updates of the weights), epochs (passes over the text) or minutes. "
-        "Minutes become a number of steps once 20 steps have been measured.",
-    )
-
-
-def draw_budget_value(form: Form) -> None:
-    """How much of it. Each way keeps its own value."""
-    name = st.session_state.get(BUDGET_KEY, "max_steps")
-    usual = {"max_steps": 2_000, "max_epochs": 1.0, "max_minutes": 5.0}
-    form.field(name, start=form.defaults[name] if form.defaults[name] is not None else usual[name])
 
 
 def draw_folds(form: Form) -> Places:
@@ -224,18 +204,6 @@ def prediction_of(guess: tuple[float | None, float | None, float | None]) -> tup
     if not low <= expected <= high:
         raise ConfigError([f"Your guess {expected:g} does not lie in its range from {low:g} to {high:g}."])
     return expected, low, high
-
-
-def draw_fork_notice() -> None:
-    """Says that the form is a fork, and lets go of it."""
-    if FORK_KEY not in st.session_state:
-        return
-    run_id, step = st.session_state[FORK_KEY]
-    st.info(
-        f"Fork of {plain(find_run(run_id).info()['name'])} from step {step:,}. Change what you like below; the shape "
-        "of the model and the tokenizer stay the parent's."
-    )
-    st.button("Start from nothing instead", on_click=end_fork, type="tertiary")
 
 
 def _start(

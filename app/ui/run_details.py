@@ -12,6 +12,7 @@ from app.ui.form_settings import form_values, pretraining_form, use_settings
 from app.ui.messages import plain, speaking
 from app.ui.run_charts import most_points
 from app.ui.show_sql import show_statement
+from lab import store
 from lab.config import PretrainConfig, RunConfig, flat, from_json, leaves
 from lab.errors import ConfigError
 from lab.rundir import find_run
@@ -23,8 +24,9 @@ HIDDEN_EVENTS = ("resume_state",)
 """Kinds of events that come so often that they would bury the others."""
 
 
-def draw_events(events: pd.DataFrame) -> None:
+def draw_events(run_id: str) -> None:
     """What happened, newest first."""
+    events = state.read(store.events, run_id)
     shown = events[~events["kind"].isin(HIDDEN_EVENTS)] if len(events) else events
     if shown.empty:
         st.caption("Nothing yet.")

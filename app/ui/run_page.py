@@ -12,7 +12,7 @@ from app.ui.messages import plain, speaking
 from app.ui.navigation import link
 from app.ui.notebook import draw_notebook
 from app.ui.open_links import open_links
-from app.ui.polled import polled
+from app.ui.polled import LIVE_POLL_S, TEXT_POLL_S, parts_of
 from app.ui.run_charts import AXES, SMALL_CHARTS, loss_chart, most_points, note, points
 from app.ui.run_details import draw_events, draw_sql
 from app.ui.run_exports import draw_exports
@@ -25,8 +25,6 @@ from lab.errors import RunError
 from lab.store import labels
 from lab.store.cursor import Cursor
 
-LIVE_POLL_S = 2.0
-TEXT_POLL_S = 6.0
 _FIRST = tuple(small.metric for small in SMALL_CHARTS)
 
 
@@ -39,10 +37,7 @@ def draw_run_page(run_id: str) -> None:
         st.button("All runs", key="run_back", on_click=runs_address.show_list)
         return
     alive = live_status(run_id) is not None
-
-    def part(draw: Callable[..., None], every: float, *args: object) -> None:
-        polled(draw, run_id, *args, every=every if alive else None)
-
+    part = parts_of(run_id, alive=alive)
     show_refusals()
     _draw_bar(row)
     part(_live, LIVE_POLL_S)
@@ -50,7 +45,7 @@ def draw_run_page(run_id: str) -> None:
         ["What it wrote", "Notes", "Expected and lineage", "Checkpoints", "Events", "Settings", "Versions", "SQL"]
     )
     with tabs[0]:
-        part(_samples, TEXT_POLL_S)
+        part(draw_samples, TEXT_POLL_S)
     with tabs[1]:
         _draw_labels(row)
         draw_notebook(run_id)
@@ -60,7 +55,7 @@ def draw_run_page(run_id: str) -> None:
     with tabs[3]:
         part(draw_checkpoint_list, TEXT_POLL_S)
     with tabs[4]:
-        part(_events, TEXT_POLL_S)
+        part(draw_events, TEXT_POLL_S)
     with tabs[5]:
         draw_settings(row)
     with tabs[6]:
@@ -173,17 +168,6 @@ def other_charts(cursor: Cursor, run_id: str, recorded: list[str], look: Look) -
     return charts
 
 
-def _samples(run_id: str) -> None:
-    with state.cursor() as cursor:
-        written = store.samples(cursor, run_id)
-        losses = store.series(cursor, run_id, "val/loss")
-    draw_samples(written, losses, run_id=run_id)
-
-
 def _expected(run_id: str) -> None:
     with speaking():
         draw_expected(state.read(store.predictions, run_id))
-
-
-def _events(run_id: str) -> None:
-    draw_events(state.read(store.events, run_id))

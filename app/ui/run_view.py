@@ -4,7 +4,7 @@ Each part is a fragment that looks again by itself while the run lives. The layo
 of the page; a poll only puts new numbers and lines into it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import pandas as pd
 import streamlit as st
@@ -17,7 +17,7 @@ from app.ui.live_chart import Look, XKind, live_chart
 from app.ui.memory_after import draw_memory_after, draw_out_of_memory
 from app.ui.navigation import link
 from app.ui.open_links import open_links
-from app.ui.polled import polled
+from app.ui.polled import LIVE_POLL_S, TEXT_POLL_S, parts_of, polled
 from app.ui.run_charts import loss_chart, small_charts
 from app.ui.run_details import draw_config, draw_events, draw_sql
 from app.ui.run_head import draw_head, live_status, person_guess, vocabulary
@@ -27,10 +27,6 @@ from lab.models.checkpoints import list_checkpoints
 from lab.rundir import find_run
 from lab.store import Cursor
 
-LIVE_POLL_S = 2.0
-"""Head and curves. Each poll costs the training thread a moment, so there is one for both."""
-TEXT_POLL_S = 6.0
-"""Samples, checkpoints, events: they change at evaluations only."""
 X_CHOICES: tuple[XKind, ...] = ("step", "tokens", "seconds")
 
 
@@ -41,16 +37,13 @@ def draw_run(run_id: str, *, history: Sequence[str] = ()) -> None:
         history: runs of the past to lay faintly under the loss.
     """
     alive = live_status(run_id) is not None
-
-    def part(draw: Callable[..., None], every: float, *args: object) -> None:
-        polled(draw, run_id, *args, every=every if alive else None)
-
+    part = parts_of(run_id, alive=alive)
     part(_live, LIVE_POLL_S, tuple(history))
     left, right = st.columns(2, gap="large")
     with left:
         st.subheader("What it writes", anchor=False)
         st.caption("The same prompt and seed at each evaluation: watch letters become words, and words become verse.")
-        part(_samples, TEXT_POLL_S)
+        part(draw_samples, TEXT_POLL_S)
     with right:
         st.subheader("Try it", anchor=False)
         writing_now = is_writing()
@@ -63,7 +56,7 @@ def draw_run(run_id: str, *, history: Sequence[str] = ()) -> None:
     with tabs[0]:
         part(_checkpoints, TEXT_POLL_S)
     with tabs[1]:
-        part(_events, TEXT_POLL_S)
+        part(draw_events, TEXT_POLL_S)
     with tabs[2]:
         draw_config(run_id, state.read(store.run_row, run_id)["config"])
     with tabs[3]:
@@ -132,13 +125,6 @@ def _live(run_id: str, history: Sequence[str]) -> None:
             live_chart(chart, key=f"chart_{chart.title}")
 
 
-def _samples(run_id: str) -> None:
-    with state.cursor() as cursor:
-        written = store.samples(cursor, run_id)
-        losses = store.series(cursor, run_id, "val/loss")
-    draw_samples(written, losses, run_id=run_id)
-
-
 def _generation(run_id: str, writing_when_drawn: bool) -> None:
     if is_writing() != writing_when_drawn:
         st.rerun()  # once: how often to look is chosen on a full run
@@ -148,7 +134,3 @@ def _generation(run_id: str, writing_when_drawn: bool) -> None:
 
 def _checkpoints(run_id: str) -> None:
     draw_checkpoints(run_id, list_checkpoints(find_run(run_id)))
-
-
-def _events(run_id: str) -> None:
-    draw_events(state.read(store.events, run_id))

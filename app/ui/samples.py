@@ -5,20 +5,19 @@ from collections.abc import Sequence
 import pandas as pd
 import streamlit as st
 
-from app.ui import words
+from app.ui import state, words
 from app.ui.writing import Entry, writing
+from lab import store
 
 MOST = 12
 """Texts shown unless all are asked for: more than a person reads."""
 
 
-def draw_samples(samples: pd.DataFrame, losses: pd.DataFrame, *, run_id: str, height: int = 420) -> None:
-    """The timeline of one prompt.
-
-    Args:
-        samples: rows of the record, oldest first.
-        losses: the series of the validation loss, for the headings.
-    """
+def draw_samples(run_id: str) -> None:
+    """The timeline of one prompt, each text headed by the validation loss it was written at."""
+    with state.cursor() as cursor:
+        samples = store.samples(cursor, run_id)
+        losses = store.series(cursor, run_id, "val/loss")
     if samples.empty:
         st.caption("The first text comes with the first evaluation.")
         return
@@ -30,7 +29,7 @@ def draw_samples(samples: pd.DataFrame, losses: pd.DataFrame, *, run_id: str, he
         every = st.toggle("Every evaluation", key=f"sample_all_{run_id}") if len(samples) > MOST else False
     of_prompt = samples[samples["prompt"] == prompt]
     chosen = of_prompt if every else of_prompt.iloc[spread(len(of_prompt), MOST)]
-    writing(entries(chosen, losses), key=f"samples_{run_id}", height=height, follow=True)
+    writing(entries(chosen, losses), key=f"samples_{run_id}", height=420, follow=True)
 
 
 def entries(samples: pd.DataFrame, losses: pd.DataFrame) -> list[Entry]:

@@ -3,26 +3,15 @@ is said anew."""
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
-
-from lab.config.knobs import Section, knob
-from lab.config.pretrain import rule_one_budget
-from lab.config.sections import (
-    BUDGET,
-    DATA,
-    MEMORY,
-    MODEL,
-    OPTIMISATION,
-    OUTPUT,
-    ComputeConfig,
-    OptimConfig,
-    TrainConfig,
-)
+from lab.config.knobs import Section, knob, knob_of
+from lab.config.pretrain import AnyRunConfig, rule_one_budget
+from lab.config.sections import DATA, MEMORY, MODEL, ComputeConfig, DataConfig, OptimConfig, Precision, TrainConfig
 
 ADAPTER = "Adapter"
 
 Method = Literal["lora", "qlora", "lora_8bit", "full"]
 Targets = Literal["all_linear", "attention", "mlp"]
+Optimizer = Literal["adamw", "adamw_8bit", "paged_adamw_8bit"]
 
 
 class FineTuneModelConfig(Section):
@@ -33,7 +22,7 @@ class FineTuneModelConfig(Section):
         level="basic", group=MODEL,
         effect="Decides almost everything: what it knows, the memory, the time.",
     )
-    method: Literal["lora", "qlora", "lora_8bit", "full"] = knob(
+    method: Method = knob(
         "lora", "Method",
         "lora: the weights stay as they are, small matrices beside them learn. qlora: the same beside weights stored in 4 bits (NF4). lora_8bit: beside 8 bits. full: every weight learns.",
         level="basic", group=MODEL,
@@ -64,7 +53,7 @@ class FineTuneModelConfig(Section):
         False, "DoRA", "Learn the length of each weight vector apart from its direction. Not used by full.",
         group=ADAPTER, effect="Closer to full fine-tuning at small ranks; slower by a third or more.",
     )
-    target_modules: Literal["all_linear", "attention", "mlp"] = knob(
+    target_modules: Targets = knob(
         "all_linear", "Layers", "Which linear layers inside the blocks get an adapter: all, those of attention only, or those of the feed-forward (MLP) only. Not used by full.",
         group=ADAPTER, effect="All learns most; the other two are a lesson in what each part does.",
     )
@@ -102,9 +91,9 @@ class FineTuneDataConfig(Section):
         True, "Learn answers only", "Count the loss on what the model has to say, not on what it is told.",
         group=DATA, effect="Off: it also learns to write the questions.",
     )
-    val_fraction: float = knob(
-        0.1, "Validation share", "Share of the rows that is never trained on; rows that say the same are kept on one side.",
-        group=DATA, gt=0, lt=0.9,
+    val_fraction: float = knob_of(
+        DataConfig, "val_fraction", 0.1,
+        help="Share of the rows that is never trained on; rows that say the same are kept on one side.",
         effect="Larger: a steadier validation loss, less to learn from.",
     )
 
@@ -112,84 +101,69 @@ class FineTuneDataConfig(Section):
 class FineTuneOptimConfig(OptimConfig):
     """As in pretraining, with other defaults: small matrices bear larger steps, and there is little to decay."""
 
-    learning_rate: float = knob(
-        5e-4, "Learning rate", "Size of a step at its largest, after the warm-up.",
-        level="basic", group=OPTIMISATION, gt=0, le=10,
+    learning_rate: float = knob_of(
+        OptimConfig, "learning_rate", 5e-4,
         effect="Adapters like 1e-4 to 1e-3, full fine-tuning a tenth of that. Too large: the model forgets what it knew.",
     )
-    optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit"] = knob(  # type: ignore[assignment]
-        "adamw", "Optimizer", "adamw keeps two 32-bit numbers per weight that trains; adamw_8bit keeps two 8-bit ones (bitsandbytes); paged_adamw_8bit may move them to the computer's memory when the GPU is full.",
-        group=OPTIMISATION, effect="With adapters the state is small and adamw is right; 8 bits matter for full fine-tuning. Paged is the same as adamw_8bit on a CPU.",
+    optimizer: Optimizer = knob_of(  # type: ignore[assignment]
+        OptimConfig, "optimizer", "adamw",
+        help="adamw keeps two 32-bit numbers per weight that trains; adamw_8bit keeps two 8-bit ones (bitsandbytes); paged_adamw_8bit may move them to the computer's memory when the GPU is full.",
+        effect="With adapters the state is small and adamw is right; 8 bits matter for full fine-tuning. Paged is the same as adamw_8bit on a CPU.",
     )
-    weight_decay: float = knob(
-        0.0, "Weight decay", "How strongly the matrices that train are pulled towards zero at each step.",
-        group=OPTIMISATION, ge=0, le=10, effect="With adapters: pulls back towards the base model.",
+    weight_decay: float = knob_of(
+        OptimConfig, "weight_decay", 0.0,
+        help="How strongly the matrices that train are pulled towards zero at each step.",
+        effect="With adapters: pulls back towards the base model.",
     )
-    beta2: float = knob(
-        0.999, "Beta 2", "Memory of AdamW's average squared gradient.", group=OPTIMISATION, ge=0, lt=1,
-        effect="Closer to 1 is smoother.",
-    )
+    beta2: float = knob_of(OptimConfig, "beta2", 0.999, effect="Closer to 1 is smoother.")
 
 
 class FineTuneTrainConfig(TrainConfig):
     """As in pretraining, for rows instead of windows of a text."""
 
-    batch_size: int = knob(
-        4, "Batch size", "Rows (or packed sequences) in one forward and backward pass (a micro-batch).",
-        unit="rows", level="basic", group=BUDGET, ge=1, le=65_536,
-        effect="Memory for activations grows in proportion; larger batches use the hardware better and give a steadier gradient.",
+    batch_size: int = knob_of(
+        TrainConfig, "batch_size", 4, unit="rows",
+        help="Rows (or packed sequences) in one forward and backward pass (a micro-batch).",
     )
-    max_steps: int | None = knob(
-        120, "Steps", "Updates of the weights until the run is finished.",
-        unit="steps", level="basic", group=BUDGET, ge=1, none_label="given by epochs or minutes",
-    )
-    max_epochs: float | None = knob(
-        None, "Epochs", "Passes over the training rows until the run is finished.",
-        unit="epochs", level="basic", group=BUDGET, gt=0, none_label="given by steps or minutes",
+    max_steps: int | None = knob_of(TrainConfig, "max_steps", 120)
+    max_epochs: float | None = knob_of(
+        TrainConfig, "max_epochs", None, help="Passes over the training rows until the run is finished.",
         effect="From the third or so on, small data sets are learnt by heart: watch the validation loss.",
     )
-    seed: int = knob(
-        1337, "Seed", "Start of every random choice: the adapters' first weights, order of the rows, dropout, samples.",
-        level="basic", group=BUDGET, ge=0, le=2**31 - 1,
-        effect="Same seed, same machine, same run; another seed shows how much of a result is luck.",
+    seed: int = knob_of(
+        TrainConfig, "seed", 1337,
+        help="Start of every random choice: the adapters' first weights, order of the rows, dropout, samples.",
     )
-    eval_every: int = knob(
-        30, "Evaluate every", "Steps between two evaluations: validation loss and samples.",
-        unit="steps", group=OUTPUT, ge=1, effect="Each one pauses training for a moment.",
+    eval_every: int = knob_of(TrainConfig, "eval_every", 30)
+    eval_tokens: int | None = knob_of(
+        TrainConfig, "eval_tokens", 10_000, none_label="all validation rows",
+        help="How much of the validation rows each evaluation reads: the same evenly spaced rows every time.",
     )
-    eval_tokens: int | None = knob(
-        10_000, "Validation tokens", "How much of the validation rows each evaluation reads: the same evenly spaced rows every time.",
-        unit="tokens", group=OUTPUT, ge=1, none_label="all validation rows",
-        effect="More: a steadier figure, a longer pause.",
+    sample_prompts: tuple[str, ...] = knob_of(
+        TrainConfig, "sample_prompts", (),
+        help="Questions that the model answers at each evaluation, always the likeliest way. None: the first three of the validation rows.",
     )
-    sample_prompts: tuple[str, ...] = knob(
-        (), "Sample prompts", "Questions that the model answers at each evaluation, always the likeliest way. None: the first three of the validation rows.",
-        group=OUTPUT,
+    sample_tokens: int = knob_of(
+        TrainConfig, "sample_tokens", 48, help="Most tokens of each sample answer. 0 turns samples off.",
     )
-    sample_tokens: int = knob(
-        48, "Sample length", "Most tokens of each sample answer. 0 turns samples off.",
-        unit="tokens", group=OUTPUT, ge=0, le=4_096,
-    )
-    checkpoint_every: int = knob(
-        0, "Keep a checkpoint every", "Steps between two kept checkpoints. 0: only the final one, which is always written.",
-        unit="steps", group=OUTPUT, ge=0, effect="Each holds what trains: a few MiB of adapters, or 12 bytes per parameter of a full fine-tuning.",
+    checkpoint_every: int = knob_of(
+        TrainConfig, "checkpoint_every", 0,
+        effect="Each holds what trains: a few MiB of adapters, or 12 bytes per parameter of a full fine-tuning.",
     )
 
 
 class FineTuneComputeConfig(ComputeConfig):
     """As in pretraining; only the frozen weights are new."""
 
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = knob(
-        "auto", "Precision",
-        "Number format of the frozen weights and of the matrix products; what trains stays in fp32. auto measures fp32 against bf16 on this machine for a moment.",
-        group=MEMORY, effect="16 bits halve the memory of weights and activations and are faster where the hardware has them.",
+    precision: Precision = knob_of(
+        ComputeConfig, "precision", "auto",
+        help="Number format of the frozen weights and of the matrix products; what trains stays in fp32. auto measures fp32 against bf16 on this machine for a moment.",
+        effect="16 bits halve the memory of weights and activations and are faster where the hardware has them.",
     )
 
 
-class FineTuneConfig(BaseModel):
+class FineTuneConfig(AnyRunConfig):
     """Everything that decides a fine-tuning run: the same config, machine, model and rows give the same adapter."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
     kind: Literal["finetune"] = "finetune"
     model: FineTuneModelConfig = FineTuneModelConfig()
@@ -202,11 +176,6 @@ class FineTuneConfig(BaseModel):
     def has_adapter(self) -> bool:
         """Whether small matrices train beside frozen weights."""
         return self.model.method != "full"
-
-    @property
-    def sequences_per_step(self) -> int:
-        """The effective batch: rows (or packed sequences) that one optimizer step sees."""
-        return self.train.batch_size * self.train.grad_accum_steps
 
 
 def rule_names_are_given(values: dict[str, Any]) -> str | None:

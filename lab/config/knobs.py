@@ -51,6 +51,22 @@ def knob(
     return Field(default, title=title, description=help, json_schema_extra=extra, **bounds)
 
 
+def knob_of(section: type[Section], name: str, default: Any, **changes: str) -> Any:
+    """The same knob as in another section, with its bounds, for a config in which it starts with another default.
+
+    Args:
+        changes: title, help, unit, effect or none_label where it means something else there.
+    """
+    leaf = _leaf(name, "", section.model_fields[name])
+    said = {key: getattr(leaf, key) for key in ("title", "help", "unit", "effect", "none_label")}
+    bounds = {
+        ("gt" if leaf.exclusive_minimum else "ge"): leaf.minimum,
+        ("lt" if leaf.exclusive_maximum else "le"): leaf.maximum,
+    }
+    kept: dict[str, Any] = {key: bound for key, bound in bounds.items() if bound is not None}
+    return knob(default, level=leaf.level, group=leaf.group, **{**said, **changes}, **kept)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Leaf:
     """One knob as the form, the flags and the docs see it."""

@@ -4,13 +4,30 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from lab.config.knobs import Section
 from lab.config.sections import ComputeConfig, DataConfig, GPTConfig, OptimConfig, TrainConfig
 
 
-class PretrainConfig(BaseModel):
-    """Everything that decides a pretraining run: the same config, machine and text give the same weights."""
+class AnyRunConfig(BaseModel):
+    """What every kind of run has; each kind says its own sections."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    kind: str
+    model: Section
+    data: Section
+    optim: OptimConfig
+    train: TrainConfig
+    compute: ComputeConfig
+
+    @property
+    def sequences_per_step(self) -> int:
+        """The effective batch: sequences (or rows) that one optimizer step sees."""
+        return self.train.batch_size * self.train.grad_accum_steps
+
+
+class PretrainConfig(AnyRunConfig):
+    """Everything that decides a pretraining run: the same config, machine and text give the same weights."""
 
     kind: Literal["pretrain"] = "pretrain"
     model: GPTConfig = GPTConfig()
@@ -18,11 +35,6 @@ class PretrainConfig(BaseModel):
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
     compute: ComputeConfig = ComputeConfig()
-
-    @property
-    def sequences_per_step(self) -> int:
-        """The effective batch: sequences that one optimizer step sees."""
-        return self.train.batch_size * self.train.grad_accum_steps
 
     @property
     def tokens_per_step(self) -> int:

@@ -11,6 +11,8 @@ MEMORY = "Memory and speed"
 OUTPUT = "Evaluation and checkpoints"
 BUDGET = "Budget"
 
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
 
 class GPTConfig(Section):
     """The shape of a from-scratch GPT: enough to build it, and nothing about how it is trained."""
@@ -195,7 +197,7 @@ class ComputeConfig(Section):
         "auto", "Device", "Where the model trains. auto: a CUDA GPU if there is one, then Apple's, then the CPU.",
         group=MEMORY,
     )
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = knob(
+    precision: Precision = knob(
         "auto", "Precision",
         "Number format of the matrix products; the weights stay in fp32. auto measures fp32 against bf16 on this machine for about a second.",
         group=MEMORY, effect="16 bits halve the memory of activations and are faster where the hardware has them; fp16 needs loss scaling, bf16 does not.",

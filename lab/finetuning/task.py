@@ -1,6 +1,5 @@
 """What fine-tuning means to the trainer: the model, its loss on rows, its evaluation, its answers on the way."""
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -20,6 +19,7 @@ from lab.models.generate import Sampling
 from lab.models.gpt import GPTModel
 from lab.training.contracts import Row
 from lab.training.dropout import seed_dropout
+from lab.training.evaluation import summed_loss
 from lab.training.loss import summed_cross_entropy
 from lab.training.precision import Precision
 
@@ -71,21 +71,10 @@ class FineTuneTask:
             logits = self.causal(input_ids=inputs, use_cache=False, **self._placed(positions)).logits
             return F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORE, reduction="sum")
 
-    @torch.no_grad()
     def evaluate(self, stop: Callable[[], bool]) -> dict[str, float] | None:
         """The validation loss, over the same rows each time; None when stopped half-way."""
-        self.model.eval()
-        total, labels = 0.0, 0
-        try:
-            for batch in self._validation:
-                if stop():
-                    return None
-                total += self.loss_sum(batch).item()
-                labels += batch.n_labels
-        finally:
-            self.model.train()
-        loss = total / labels
-        return {"val/loss": loss, "val/perplexity": math.exp(min(loss, 700.0))}
+        found = summed_loss(self, self._validation, stop)
+        return None if found is None else found[1]
 
     @torch.no_grad()
     def samples(self, step: int, stop: Callable[[], bool]) -> list[Row]:

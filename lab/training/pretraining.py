@@ -14,6 +14,7 @@ from lab.models.generate import Sampling, generate
 from lab.models.gpt import GPTModel, build_gpt
 from lab.models.parts import training_flops_per_token
 from lab.training.dropout import seed_dropout
+from lab.training.evaluation import summed_loss
 from lab.training.loss import summed_cross_entropy
 from lab.training.precision import Precision
 
@@ -64,26 +65,14 @@ class PretrainTask:
         with self.precision.autocast():
             return summed_cross_entropy(self.model.hidden(inputs), self.model.out_head.weight, labels)
 
-    @torch.no_grad()
     def evaluate(self, stop: Callable[[], bool]) -> dict[str, float] | None:
         """The validation metrics, over the same windows each time; None when stopped half-way."""
-        self.model.eval()
-        total, labels = 0.0, 0
-        try:
-            for batch in self._validation:
-                if stop():
-                    return None
-                total += self.loss_sum(batch).item()
-                labels += batch.n_labels
-        finally:
-            self.model.train()
-        loss = total / labels
-        return {
-            "val/loss": loss,
-            "val/perplexity": math.exp(min(loss, 700.0)),  # past that a float has no room
-            # Nats to bits, and tokens to bytes: the one figure that compares across tokenizers.
-            "val/bits_per_byte": total / math.log(2) / self._validation_bytes,
-        }
+        found = summed_loss(self, self._validation, stop)
+        if found is None:
+            return None
+        total, metrics = found
+        # Nats to bits, and tokens to bytes: the one figure that compares across tokenizers.
+        return metrics | {"val/bits_per_byte": total / math.log(2) / self._validation_bytes}
 
     def samples(self, step: int, stop: Callable[[], bool]) -> list[dict[str, Any]]:
         """A continuation of each prompt, always from the same seed; empty when stopped or turned off."""
