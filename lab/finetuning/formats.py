@@ -97,9 +97,14 @@ def _format_of(first: Sequence[str], names: Sequence[str]) -> Format:
         for format, needed in NEEDED.items():
             if all(name in present for name in needed):
                 return format
+    what = f"The columns {', '.join(names)} fit" if len(names) > 1 else f"The only column, {names[0]}, fits"
     raise DataError(
-        f"The columns {', '.join(names)} fit none of the formats: instruction and output, prompt and completion, or "
-        f"messages. Say which is which with columns, such as prompt={names[0]} completion={names[-1]}."
+        f"{what} none of the formats: instruction and output, prompt and completion, or messages. "
+        + (
+            f"Say which is which with columns, such as prompt={names[0]} completion={names[-1]}."
+            if len(names) > 1
+            else "A column of what is asked and one of what is answered are needed, or messages with role and content."
+        )
     )
 
 

@@ -158,6 +158,9 @@ def parse(content: bytes, suffix: str, name: str) -> list[Row]:
     if suffix == ".parquet":
         rows = _parquet(content, name)
     else:
+        for begins, what in _NO_TEXT.items():
+            if content.startswith(begins):
+                raise DataError(f"{name} is no text: its first bytes are those of {what}.")
         text = decode_text(content, name)
         rows = {".jsonl": _jsonl, ".json": _json, ".csv": _csv}[suffix](text, name)
     if not rows:
@@ -177,6 +180,14 @@ def rows_said(numbers: Sequence[int]) -> str:
     return f"rows {', '.join(first[:-1])} and {first[-1]}"
 
 
+_NO_TEXT = {
+    b"\x1f\x8b": "a gzip archive; unpack it first",
+    b"PK\x03\x04": "a zip archive or a spreadsheet; unpack it, or save the sheet as csv",
+    b"PAR1": "a parquet file; give it the ending .parquet",
+}
+"""What is often given an ending of text, by how it begins."""
+
+
 # -- each kind of file --------------------------------------------------------------------------------------
 
 
@@ -187,7 +198,7 @@ def _jsonl(text: str, name: str) -> list[Row]:
             continue
         try:
             value = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:  # the second: brackets within brackets, thousands deep
             raise DataError(f"{name} is not JSON in line {number:,} ({error}): each line is one object.") from error
         if isinstance(value, dict):
             rows.append(Row(number, value))
@@ -204,7 +215,7 @@ def _jsonl(text: str, name: str) -> list[Row]:
 def _json(text: str, name: str) -> list[Row]:
     try:
         value = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{name} is not JSON ({error}): mend it, or save it as jsonl, one object a line.") from error
     if not isinstance(value, list):
         raise DataError(f"{name} holds one {_kind(value)}, not a list of objects: put the rows into a list.")
@@ -216,10 +227,14 @@ def _json(text: str, name: str) -> list[Row]:
 
 def _csv(text: str, name: str) -> list[Row]:
     csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # a long answer is no mistake
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
-        lines = [line for line in csv.reader(io.StringIO(text, newline=""), strict=True) if line]
+        lines = [line for line in reader if line]
     except csv.Error as error:
-        raise DataError(f"{name} is not a table ({error}): quote texts that hold commas or line breaks.") from error
+        raise DataError(
+            f"{name} is not a table ({error}, in line {reader.line_num:,}): quote texts that hold commas or line "
+            "breaks, and close each quote."
+        ) from error
     heading = [column.strip() for column in lines[0]]
     twice = sorted({column for column in heading if heading.count(column) > 1})
     if twice:

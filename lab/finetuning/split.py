@@ -51,8 +51,8 @@ def split(conversations: Sequence[Conversation], val_fraction: float, seed: int)
     if len(groups) < 2:
         numbers = [conversations[place].row for place in groups[0]]
         raise DataError(
-            f"All rows say the same ({rows_said(numbers)}), so none can be kept for validation: add rows with other "
-            "questions."
+            f"All rows ask the same or answer the same ({rows_said(numbers)}), so none can be kept for validation: add "
+            "rows with other questions."
         )
     target = max(1, round(val_fraction * len(conversations)))
     order = list(groups)

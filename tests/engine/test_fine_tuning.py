@@ -13,10 +13,11 @@ from lab.generations import Chat
 from lab.models.sampling import Sampling
 from lab.rundir import all_runs, find_run
 from lab.sessions import shelf
-from lab.store import checkpoints, run_row
+from lab.store import checkpoints, list_runs, run_row
 from tests.engine.helpers import learned, recorded_step, status_of, wait_for_status, wait_for_step, wait_until
 from tests.finetuning.conftest import tiny_llama as tiny_llama
 from tests.finetuning.helpers import config_for
+from tests.finetuning.test_broken_data import BROKEN
 
 
 def test_a_fine_tuning_is_paused_saved_stopped_resumed_and_forked_like_any_run(
@@ -48,12 +49,17 @@ def test_a_fine_tuning_is_paused_saved_stopped_resumed_and_forked_like_any_run(
     assert status_of(engine, child) == "finished"
 
 
-def test_bad_data_starts_nothing(engine: Engine, tiny_llama: Path, tmp_path: Path) -> None:
-    rows = tmp_path / "rows.jsonl"
-    rows.write_text('{"prompt": "One row?", "completion": ""}\n')
-    with pytest.raises(DataError):
-        engine.submit(config_for(tiny_llama, dataset=str(rows)))
+def test_no_kind_of_broken_data_set_starts_anything(engine: Engine, tiny_llama: Path, tmp_path: Path) -> None:
+    assert len(BROKEN) >= 20
+    for number, (name, content, sentence) in enumerate(BROKEN.values()):
+        rows = tmp_path / str(number) / name
+        rows.parent.mkdir()
+        rows.write_bytes(content)
+        with pytest.raises(DataError, match=sentence):
+            engine.submit(config_for(tiny_llama, dataset=str(rows), max_length=256))
     assert not all_runs()
+    assert list_runs(engine.database).empty
+    assert (engine.status().running, engine.status().queue) == (None, [])
 
 
 def answered(engine: Engine, run_id: str, *, length: int = 6, scale: float = 1.0, step: int | None = None) -> Chat:

@@ -69,6 +69,18 @@ BROKEN: dict[str, tuple[str, bytes, str]] = {
         b"prompt,completion\nWhy?,Because.\nHow?\nWho?,Me.",
         r"has 2 columns, but another number of them in row 2",
     ),
+    "a table whose quote is never closed": (
+        "a.csv",
+        b'prompt,completion\nWhy?,"Because.\nHow?,So.',
+        r"a\.csv is not a table \(unexpected end of data, in line 3\)",
+    ),
+    "a table with a heading alone": ("a.csv", b"prompt,completion\n", r"a\.csv has no rows"),
+    "a compressed file": ("a.jsonl", b"\x1f\x8b\x08\x00" + bytes(20), r"first bytes are those of a gzip archive"),
+    "a parquet file with another ending": ("a.csv", b"PAR1" + bytes(20), r"a parquet file; give it the ending"),
+    "a web page": ("a.jsonl", b"<html><body>404</body></html>", r"is not JSON in line 1"),
+    "a download that broke off": ("a.json", b'[{"prompt": "a", "completion": "b"}, {"prom', r"is not JSON .*line 1"),
+    "brackets within brackets without end": ("a.jsonl", b"[" * 100_000, r"is not JSON in line 1 .*recursion"),
+    "no column of answers": ("a.jsonl", jsonl([{"instruction": "a"}] * 3), r"The only column, instruction, fits none"),
     "two columns of one name": ("a.csv", b"prompt,prompt\na,b", r"two columns named 'prompt'"),
     "a damaged parquet file": ("a.parquet", b"PAR1 but not really", r"is not a parquet file"),
     "missing columns": (
@@ -101,6 +113,16 @@ BROKEN: dict[str, tuple[str, bytes, str]] = {
         jsonl(swapped(4, {"prompt": [["Why?"]], "completion": "x"})),
         r"Prompt is a list, not a text: row 4",
     ),
+    "an answer that is not a number": (
+        "a.jsonl",
+        b'{"prompt": "a", "completion": NaN}\n{"prompt": "b", "completion": "x"}',
+        r"Completion is a number, not a text: row 1 of 2",
+    ),
+    "one question with many answers": (
+        "a.jsonl",
+        jsonl([{"prompt": "Why?", "completion": f"This is answer {n} of all."} for n in range(6)]),
+        r"All rows ask the same or answer the same \(rows 1, 2, 3, 4, 5 and 1 more\)",
+    ),
     "one row": ("a.jsonl", jsonl(good(1)), r"There is 1 row: at least 2 are needed"),
     "100,000 characters": (
         "a.jsonl",
@@ -115,12 +137,22 @@ BROKEN: dict[str, tuple[str, bytes, str]] = {
     "the same row again and again": (
         "a.jsonl",
         jsonl([question(1)] * 8),
-        r"All rows say the same \(rows 1, 2, 3, 4, 5 and 3 more\)",
+        r"All rows ask the same or answer the same \(rows 1, 2, 3, 4, 5 and 3 more\)",
     ),
     "an unknown role": (
         "a.jsonl",
         jsonl(swapped(8, chat(said("robot", "Hi.")), chats())),
         r"unknown role 'robot'; the roles are .*: row 8 of 12",
+    ),
+    "an answer first": (
+        "a.jsonl",
+        jsonl(swapped(4, chat(said("assistant", "Hi."), said("user", "Hi?"), said("assistant", "Hi.")), chats())),
+        r"does not begin with the user: row 4",
+    ),
+    "an empty message of the assistant": (
+        "a.jsonl",
+        jsonl(swapped(4, chat(said("user", "Hi?"), said("assistant", "  ")), chats())),
+        r"message of the assistant is empty of words: row 4",
     ),
     "no messages": ("a.jsonl", jsonl(swapped(1, chat(), chats())), r"Messages is an empty list: row 1 of 12"),
     "messages that are a text": (

@@ -53,7 +53,7 @@ def test_the_same_seed_makes_the_same_split_and_another_another() -> None:
 
 
 def test_rows_that_all_say_the_same_cannot_be_split() -> None:
-    with pytest.raises(DataError, match="All rows say the same"):
+    with pytest.raises(DataError, match="All rows ask the same or answer the same"):
         split(rows(("Why?", "a"), ("why?", "b")), 0.5, 0)
 
 
