@@ -5,15 +5,17 @@ import pandas as pd
 import streamlit as st
 
 from app.ui import state, words
-from app.ui.messages import speaking
+from app.ui.messages import plain, speaking
 from lab import store
 from lab.config import FineTuneConfig
 from lab.files import read_json
+from lab.finetuning.adapter_watch import BASE_NORM, TEXT
 from lab.finetuning.capacity import SOURCE, capacity, checked
-from lab.finetuning.delta import LayerDelta, layer_deltas
+from lab.finetuning.delta import LayerDelta, layer_deltas, place_of
 from lab.models.checkpoints import find_checkpoint, list_checkpoints, read_weights
 from lab.rundir import find_run
 from lab.sessions.opening import ADAPTER_FOLDER
+from lab.store.looks import place_figures
 
 
 def draw_adapter(run_id: str) -> None:
@@ -41,7 +43,9 @@ def deltas_of(run_id: str, step: int) -> list[LayerDelta]:
     """
     run = find_run(run_id)
     tensors = {name.replace(".default", ""): value for name, value in read_weights(find_checkpoint(run, step)).items()}
-    return layer_deltas(tensors, read_json(run.path / ADAPTER_FOLDER / "adapter_config.json"))
+    own = state.read(place_figures, run_id, BASE_NORM, TEXT)
+    settings = read_json(run.path / ADAPTER_FOLDER / "adapter_config.json")
+    return layer_deltas(tensors, settings, lambda module: own.get(place_of(module)))
 
 
 def layer_table(found: list[LayerDelta]) -> pd.DataFrame:
@@ -53,6 +57,7 @@ def layer_table(found: list[LayerDelta]) -> pd.DataFrame:
                 "layer": one.layer,
                 "part": one.part,
                 "norm": one.norm,
+                "relative": one.relative,
                 "effective rank": one.effective_rank,
                 "rank": one.rank,
             }
@@ -72,7 +77,8 @@ def heat(table: pd.DataFrame, value: str, title: str) -> alt.Chart:
             alt.Color(f"{value}:Q", title=title, scale=alt.Scale(scheme="viridis", domainMin=0)),
             tooltip=[
                 alt.Tooltip("module:N"),
-                alt.Tooltip("norm:Q", format=".3g"),
+                alt.Tooltip("norm:Q", format=".3g", title="‖ΔW‖"),
+                alt.Tooltip("relative:Q", format=".2%", title="‖ΔW‖ / ‖W‖"),
                 alt.Tooltip("effective rank:Q", format=".1f"),
             ],
         )
@@ -91,13 +97,37 @@ def _draw_layers(found: list[LayerDelta], config: FineTuneConfig) -> None:
             else "Whether all of them matter, a run with half the rank tells."
         )
     )
+    if config.model.dora:
+        st.caption("DoRA changes the length of each weight vector, too; that is not part of ΔW = scale · B · A here.")
     left, right = st.columns(2, gap="large")
     with left:
-        st.altair_chart(heat(table, "norm", "‖ΔW‖"), width="stretch")
-        st.caption("How far each layer was moved: the length of its change ΔW = scale · B · A.")
+        _draw_relative(table)
     with right:
+        st.altair_chart(heat(table, "norm", "‖ΔW‖"), width="stretch")
+        st.caption("How far each layer was moved: the length (Frobenius norm) of its change ΔW = scale · B · A.")
+    left, right = st.columns(2, gap="large")
+    with left:
         st.altair_chart(heat(table, "effective rank", "effective rank"), width="stretch")
         st.caption("In how many directions: exp of the entropy of its singular values (Roy and Vetterli 2007).")
+    with right:
+        _draw_singular_values(found)
+
+
+def _draw_relative(table: pd.DataFrame) -> None:
+    known = table.dropna(subset=["relative"])
+    if known.empty:
+        st.caption("How long each layer's own W is was not recorded when this run trained, so ΔW stands alone.")
+        return
+    st.altair_chart(heat(known, "relative", "‖ΔW‖ / ‖W‖"), width="stretch")
+    most = known.loc[known["relative"].idxmax()]
+    st.caption(
+        f"The same against the layer's own weights: on average {known['relative'].mean():.1%} of ‖W‖, most in layer "
+        f"{most['layer']}, {plain(most['part'])}: {most['relative']:.1%}. A few percent change what a model says; "
+        "near 100 % little of the layer is what it was."
+    )
+
+
+def _draw_singular_values(found: list[LayerDelta]) -> None:
     names = [one.module for one in sorted(found, key=lambda one: -one.norm)]
     chosen = st.selectbox(
         "Singular values of", names, key="ft_delta_layer", help="The layer that moved most comes first."

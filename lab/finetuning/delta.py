@@ -30,7 +30,7 @@ class LayerDelta:
     layer: int
     """Number of its block; -1 outside of the blocks."""
     part: str
-    """The last part of its name: q_proj, down_proj …"""
+    """Its name within the block: self_attn.q_proj, mlp.down_proj …"""
     rank: int
     singular_values: tuple[float, ...]
     """Of ΔW, the largest first; `rank` many."""
@@ -64,12 +64,12 @@ def layer_deltas(
         values = singular_values(a, b, _scale(plain, a.shape[0], adapter_config))
         norm = math.sqrt(sum(value**2 for value in values))
         own = base_norm(plain)
-        block = _LAYER.search(plain)
+        layer, part = place_of(plain)
         found.append(
             LayerDelta(
                 module=plain,
-                layer=int(block[1]) if block else -1,
-                part=plain.rpartition(".")[2],
+                layer=layer,
+                part=part,
                 rank=a.shape[0],
                 singular_values=tuple(values),
                 norm=norm,
@@ -78,6 +78,13 @@ def layer_deltas(
             )
         )
     return sorted(found, key=lambda one: (one.layer, one.part))
+
+
+def place_of(module: str) -> tuple[int, str]:
+    """Number of the block that a module of the base model stands in, and its name within it; outside of the blocks -1
+    and its whole name."""
+    block = _LAYER.search(module)
+    return (int(block[1]), module[block.end() :]) if block else (-1, module)
 
 
 def singular_values(a: Tensor, b: Tensor, scale: float) -> list[float]:

@@ -12,6 +12,7 @@ from lab.config import FineTuneConfig, changed
 from lab.errors import ConfigError, TrainingError
 from lab.finetuning import fast
 from lab.finetuning.adapter import FOLDER, Targets, attach, write_adapter, write_adapter_config
+from lab.finetuning.adapter_watch import AdapterWatch
 from lab.finetuning.base import all_weights, context_of, find_base, load_base
 from lab.finetuning.batches import RowBatches
 from lab.finetuning.datasets import Prepared, prepare
@@ -69,6 +70,8 @@ class FineTuneJob:
         self.probes: list[Probe] = [
             Forgetting(self.base.tokenizer, context_of(model), device=self.device, autocast=precision.autocast)
         ]
+        if config.has_adapter:
+            self.probes.append(AdapterWatch())
         self.resolved = self._facts(model)
         if config.has_adapter:
             folder = self.run.path / FOLDER

@@ -116,18 +116,23 @@ def _make_coarse(model: nn.Module, base: str, bits: str) -> None:
         target = plain[name]
         own = getattr(target, "base_layer", target)  # inside peft's wrapper
         for kind, parameter in module.named_parameters(recurse=False):
-            values, mine = _written_out(parameter), getattr(own, kind)
+            values, mine = written_out(parameter), getattr(own, kind)
             if mine.shape != values.shape:
                 raise ModelError(f"{kind} of {name} has another shape in {bits}: nothing was merged.")
             mine.data = values.float()
 
 
-def _written_out(parameter: Any) -> Tensor:
-    """The numbers that a stored weight stands for."""
-    from bitsandbytes.functional import dequantize_4bit
+def written_out(parameter: Any, scales: Tensor | None = None) -> Tensor:
+    """The numbers that a stored weight stands for; it stays as it is.
 
+    Args:
+        scales: of a weight in 8 bits [out], where they are not with it: bitsandbytes moves them at the first pass.
+    """
     if getattr(parameter, "quant_state", None) is not None:
+        from bitsandbytes.functional import dequantize_4bit  # not on every system
+
         return dequantize_4bit(parameter.data, parameter.quant_state)
-    if getattr(parameter, "SCB", None) is not None:
-        return parameter.data.float() * (parameter.SCB.float() / 127)[:, None]
+    scales = getattr(parameter, "SCB", None) if scales is None else scales
+    if scales is not None:
+        return parameter.data.float() * (scales.float() / 127)[:, None]
     return parameter.data

@@ -52,6 +52,17 @@ def layer_history(source: Source, run_id: str, point: str, name: str, text: str)
         return cursor.execute(sql, [run_id, point, name, text]).df()
 
 
+def place_figures(source: Source, run_id: str, name: str, text: str) -> dict[tuple[int, str], float]:
+    """The newest value of one figure at every (layer, point) of a run."""
+    sql = """
+        SELECT layer, point, arg_max(value, step) FROM layer_stats
+        WHERE run_id = ? AND name = ? AND text = ? GROUP BY ALL
+    """
+    with cursor_of(source) as cursor:
+        rows = cursor.execute(sql, [run_id, name, text]).fetchall()
+    return {(layer, point): value for layer, point, value in rows}
+
+
 def runs_with_checkpoints(source: Source) -> "pandas.DataFrame":
     """run_id and name of every run that can be opened, newest first."""
     sql = """

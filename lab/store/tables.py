@@ -116,8 +116,8 @@ SCHEMA: dict[str, dict[str, str]] = {
         "step": "BIGINT",
         "text": "VARCHAR",
         "layer": "INTEGER",
-        "point": "VARCHAR",  # pre_attn, post_attn, post_ffn, delta_attn, delta_ffn
-        "name": "VARCHAR",  # length; of the deltas also relative, cosine, turned
+        "point": "VARCHAR",  # pre_attn, post_attn, post_ffn, delta_attn, delta_ffn; of an adapter the part of the block
+        "name": "VARCHAR",  # length; of the deltas also relative, cosine, turned; of an adapter norm, relative, …
         "value": "DOUBLE",
     },
     # What a person keeps: views of the Runs page, queries. `content` is JSON for views, SQL for queries.

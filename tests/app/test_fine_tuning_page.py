@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from app.ui.finetuning_adapter import deltas_of, layer_table
 from app.ui.finetuning_curve import first_drop, overfitting
 from app.ui.finetuning_plane import plane_data, verdict
 from app.ui.finetuning_preview import chips_of, preview_of
@@ -15,6 +16,7 @@ from lab.finetuning.export import export_run, exports_of
 from lab.rundir import all_runs, find_run
 from lab.sessions import shelf
 from lab.store import run_row
+from lab.store.looks import place_figures
 from tests.app.conftest import HOME, PATIENCE_S
 from tests.app.test_pages import button, wait_for, words_on
 from tests.finetuning.helpers import config_for, tiny_folder
@@ -102,6 +104,16 @@ def test_every_view_of_a_run_is_drawn(home: AppTest, engine: Engine, folder: Pat
         page.segmented_control(key="finetuning_view").set_value(view).run()
         assert not page.exception, (view, page.exception)
         assert not page.error, (view, [error.value for error in page.error])
+
+
+def test_what_the_adapter_did_is_told_against_the_layers_own_weights(engine: Engine, folder: Path) -> None:
+    run_id = trained(engine, folder)
+    found = layer_table(deltas_of(run_id, 4))
+    recorded = place_figures(engine.database, run_id, "relative", "adapter")
+    assert len(found) == len(recorded) == 21
+    for row in found.to_dict("records"):
+        assert row["relative"] == pytest.approx(recorded[row["layer"], row["part"]], rel=1e-6)
+        assert row["relative"] > 0
 
 
 def ask(page: AppTest, length: int = 4) -> AppTest:

@@ -42,10 +42,14 @@ def test_from_the_form_to_a_proven_export(open_page: Callable[..., Page], folder
 
     page.get_by_label("Longest answer (tokens)").fill("6")
     page.get_by_role("button", name="Ask", exact=True).click()
-    expect(page.get_by_text("Colour: how differently base and fine-tuned would go on")).to_be_visible()
+    expect(page.get_by_text("Answered by the state of step 6")).to_be_visible()
+    page.reload()
+    expect(page.get_by_text("Answered by the state of step 6")).to_be_visible()
+    expect(page.get_by_text("Fine-tuned, strength 1")).to_be_visible()
 
     page.get_by_text("What the adapter did", exact=True).click()
     expect(page.get_by_text("directions (effective rank)")).to_be_visible()
+    expect(page.get_by_text("of ‖W‖, most in layer")).to_be_visible()
 
     page.get_by_text("Export", exact=True).click()
     page.get_by_role("button", name="Export and prove").click()

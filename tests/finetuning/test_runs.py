@@ -38,6 +38,10 @@ def test_a_run_learns_records_and_leaves_an_adapter_that_plain_peft_and_the_lab_
     assert 0 < row["n_trainable"] < row["n_params"]
     assert trained.run.info()["resolved"]["data"]["label_tokens"] > 0
 
+    moved = [row for row in trained.rows.tables["layer_stats"] if row["name"] == "relative"]
+    assert {row["step"] for row in moved} == {0, 3, 6}
+    assert all((row["value"] > 0) == (row["step"] > 0) for row in moved)
+
     tensors = trained.tensors()
     weights = [name for name in tensors if name.startswith("model.")]
     assert weights
