@@ -7,6 +7,8 @@ import streamlit as st
 from app.ui import state
 from app.ui.memory_panel import text_colour
 from app.ui.show_sql import show_statement
+from lab.config import FineTuneConfig
+from lab.rundir import find_run
 from lab.store import series
 from lab.store.cursor import Cursor
 
@@ -15,7 +17,12 @@ def draw_plane(run_id: str) -> None:
     """The plane, and what it says in words."""
     data = state.read(plane_data, run_id)
     if data.empty:
-        st.caption("The first point comes with the first evaluation, the path with the second.")
+        is_measured = find_run(run_id).config_as(FineTuneConfig).train.forget_tokens > 0
+        st.caption(
+            "The first point comes with the first evaluation, the path with the second."
+            if is_measured
+            else "What this run forgets is not measured: its Forgetting text is 0 tokens long."
+        )
         return
     st.altair_chart(plane_figure(data, text_colour()), width="stretch")
     st.caption(verdict(data))

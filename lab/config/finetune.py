@@ -5,7 +5,17 @@ from typing import Any, Literal
 
 from lab.config.knobs import Section, knob, knob_of
 from lab.config.pretrain import AnyRunConfig, rule_one_budget
-from lab.config.sections import DATA, MEMORY, MODEL, ComputeConfig, DataConfig, OptimConfig, Precision, TrainConfig
+from lab.config.sections import (
+    DATA,
+    MEMORY,
+    MODEL,
+    OUTPUT,
+    ComputeConfig,
+    DataConfig,
+    OptimConfig,
+    Precision,
+    TrainConfig,
+)
 
 ADAPTER = "Adapter"
 
@@ -138,6 +148,11 @@ class FineTuneTrainConfig(TrainConfig):
     eval_tokens: int | None = knob_of(
         TrainConfig, "eval_tokens", 10_000, none_label="all validation rows",
         help="How much of the validation rows each evaluation reads: the same evenly spaced rows every time.",
+    )
+    forget_tokens: int = knob(
+        512, "Forgetting text", "How much of an old story each evaluation reads to see what was forgotten; forty simple questions are asked beside it. 0 turns both off.",
+        unit="tokens", group=OUTPUT, ge=0, le=8_192,
+        effect="More: a steadier figure, a longer pause. Runs compare only at the same length.",
     )
     sample_prompts: tuple[str, ...] = knob_of(
         TrainConfig, "sample_prompts", (),

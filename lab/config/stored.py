@@ -25,6 +25,7 @@ ABSENT_MEANS: dict[str, Any] = {
     "tf32": False,
     "schedule": "cosine",
     "threads": None,
+    "forget_tokens": 1_024,
 }
 
 

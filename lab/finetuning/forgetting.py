@@ -12,6 +12,8 @@ which evaluation harnesses report "normalised" accuracy).
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,16 +22,17 @@ from lab import paths
 from lab.data.tokenizers import Tokenizer
 from lab.errors import DataError
 from lab.finetuning.rows import instructions_folder
+from lab.models.cached_reader import last_only, new_cache
 from lab.models.families import unwrapped
-from lab.models.gpt import GPTModel
+from lab.models.gpt import GPTModel, KVCache
 from lab.sessions.hf_tokenizer import HFTokenizer
 from lab.training.contracts import Row
 
-TEXT_TOKENS = 1_024
 WINDOW = 256
 """Tokens that are read at once; a shorter context reads fewer."""
 AT_ONCE = 16
-"""Sequences in one pass: at 150,000 entries of a vocabulary their logits take some 200 MB."""
+"""Questions in one pass. Each pass reads all weights from memory, so few are faster; with 150,000 entries in the
+vocabulary and four answers of eight tokens the scores take some 300 MB."""
 LOSS, ACCURACY = "forget/loss", "forget/accuracy"
 
 _TEXTS = (("alice.txt", 20_000), ("shakespeare.txt", 1_050_000), ("tiny.txt", 0))
@@ -72,6 +75,7 @@ class Forgetting:
 
     Args:
         context_length: tokens that the model can read.
+        text_tokens: how much of the story is read, in whole windows.
         autocast: in which its passes are made, as its training's are.
     """
 
@@ -79,11 +83,12 @@ class Forgetting:
         self,
         tokenizer: Tokenizer,
         context_length: int,
+        text_tokens: int,
         *,
         device: torch.device | str = "cpu",
         autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
     ):
-        self.material = material_for(tokenizer, context_length)
+        self.material = material_for(tokenizer, context_length, text_tokens)
         self._device, self._autocast = torch.device(device), autocast
 
     def __call__(self, model: nn.Module, step: int) -> tuple[str, list[Row]]:
@@ -93,11 +98,11 @@ class Forgetting:
         return "metrics", [{"step": step, "name": name, "value": v} for name, v in values.items() if v is not None]
 
 
-def material_for(tokenizer: Tokenizer, context_length: int) -> Material:
+def material_for(tokenizer: Tokenizer, context_length: int, text_tokens: int) -> Material:
     """The text and the questions as this tokenizer reads them."""
-    name, ids = _general_text(tokenizer)
-    length = min(WINDOW, context_length)
-    count = min(TEXT_TOKENS, len(ids)) // length
+    name, ids = _general_text(tokenizer, text_tokens)
+    length = max(2, min(WINDOW, context_length, text_tokens))  # of one token alone nothing is predicted
+    count = min(text_tokens, len(ids)) // length
     windows = torch.tensor(ids[: count * length], dtype=torch.int64).view(count, length)
     return Material(name, windows, tuple(_questions(tokenizer, context_length)))
 
@@ -115,8 +120,7 @@ def knowledge(model: nn.Module, material: Material, *, device: torch.device | st
 
 def scores_of(model: nn.Module, question: Question, *, device: torch.device | str = "cpu") -> list[float]:
     """Log-probability of each answer, in nats."""
-    with torch.no_grad():
-        return next(iter(_scored(model, [question], device)))[0]
+    return next(iter(_scored(model, [question], device)))[0]
 
 
 # -- inside -----------------------------------------------------------------------------------------------
@@ -127,44 +131,87 @@ def _is_right(scores: Sequence[float], question: Question) -> bool:
     return per_byte[0] > max(per_byte[1:])
 
 
+@torch.no_grad()
 def _scored(
     model: nn.Module, questions: Sequence[Question], device: torch.device | str
 ) -> Iterator[tuple[list[float], Question]]:
-    """Every answer's log-probability. Sequences of like length go together; padding stands behind, where it is not
-    seen by what comes before it."""
-    asked = [
-        (number, question.asked + answer, len(answer))
-        for number, question in enumerate(questions)
-        for answer in question.answers
-    ]
-    scores: list[list[tuple[int, float]]] = [[] for _ in questions]
-    order = sorted(range(len(asked)), key=lambda place: len(asked[place][1]))
-    for begin in range(0, len(order), AT_ONCE):
-        places = order[begin : begin + AT_ONCE]
-        longest = max(len(asked[place][1]) for place in places)
-        ids = torch.zeros((len(places), longest), dtype=torch.int64)
-        for row, place in enumerate(places):
-            ids[row, : len(asked[place][1])] = torch.tensor(asked[place][1])
-        found = _log_probabilities(model, ids.to(device)).cpu()  # [B, T-1]
-        for row, place in enumerate(places):
-            number, sequence, length = asked[place]
-            end = len(sequence) - 1  # the last token is predicted at the place before it
-            scores[number].append((place, float(found[row, end - length : end].sum())))
-    for number, question in enumerate(questions):
-        yield [score for _, score in sorted(scores[number])], question
+    """Every answer's log-probability. Questions of the same length go together, so that none is padded; each is read
+    once, and its answers go on from there."""
+    for _, same in groupby(sorted(questions, key=_length), key=_length):
+        alike = list(same)
+        for begin in range(0, len(alike), AT_ONCE):
+            group = alike[begin : begin + AT_ONCE]
+            yield from zip(_answers_of(model, group, device), group, strict=True)
+
+
+def _length(question: Question) -> int:
+    return len(question.asked)
+
+
+def _answers_of(model: nn.Module, group: Sequence[Question], device: torch.device | str) -> list[list[float]]:
+    """Log-probability of each answer to questions of one length. Answers of one token need no reading on; longer ones
+    are padded behind, where nothing that counts sees it."""
+    asked = torch.tensor([question.asked for question in group])  # [n, T]
+    answers = [(place, answer) for place, question in enumerate(group) for answer in question.answers]
+    longer = [number for number, (_, answer) in enumerate(answers) if len(answer) > 1]
+    ids = torch.zeros((len(longer), max(len(answer) for _, answer in answers)), dtype=torch.int64)  # [m, A]
+    for row, number in enumerate(longer):
+        ids[row, : len(answers[number][1])] = torch.tensor(answers[number][1])
+    owners = torch.tensor([answers[number][0] for number in longer], dtype=torch.int64)  # [m]
+    first, rest = _read_on(model, asked.to(device), ids[:, :-1].to(device), owners.to(device))
+    first = first.float().log_softmax(-1).cpu()  # [n, V]
+    scores = [float(first[place, answer[0]]) for place, answer in answers]
+    if rest is not None:
+        found = _picked(rest, ids[:, 1:].to(device)).cpu()  # [m, A-1]
+        for row, number in enumerate(longer):
+            scores[number] += float(found[row, : len(answers[number][1]) - 1].sum())
+    each = iter(scores)
+    return [[next(each) for _ in question.answers] for question in group]
+
+
+def _read_on(model: nn.Module, beginnings: Tensor, endings: Tensor, owners: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Read each beginning once, and then any number of endings of each.
+
+    Args:
+        beginnings: int64 [n, T]
+        endings: int64 [m, E]
+        owners: int64 [m], the beginning that each ending goes on from.
+
+    Returns:
+        Scores of what follows each beginning, [n, V], and of what follows each token of the endings, [m, E, V]; None
+        when there are no endings.
+    """
+    inner: Any = unwrapped(model)
+    if isinstance(inner, GPTModel):
+        seen = KVCache()
+        first = inner.out_head(inner.hidden(beginnings, seen)[:, -1])
+        seen.keys = [keys[owners] for keys in seen.keys]
+        seen.values = [values[owners] for values in seen.values]
+        return first, inner.out_head(inner.hidden(endings, seen)) if endings.numel() else None
+    cache = new_cache(inner)
+    first = model(input_ids=beginnings, past_key_values=cache, use_cache=True, **last_only(inner)).logits[:, -1]
+    if not endings.numel():
+        return first, None
+    cache.batch_select_indices(owners)
+    return first, model(input_ids=endings, past_key_values=cache, use_cache=True).logits
 
 
 def _log_probabilities(model: nn.Module, ids: Tensor) -> Tensor:
     """Of each token but the first, given those before it: int64 [B, T] -> float32 [B, T-1]."""
     inner = unwrapped(model)
     logits = model(ids) if isinstance(inner, GPTModel) else model(input_ids=ids, use_cache=False).logits
-    scores = logits[:, :-1].float()  # [B, T-1, V]
-    return scores.gather(-1, ids[:, 1:, None])[..., 0] - scores.logsumexp(-1)
+    return _picked(logits[:, :-1], ids[:, 1:])
 
 
-def _general_text(tokenizer: Tokenizer) -> tuple[str, list[int]]:
+def _picked(scores: Tensor, ids: Tensor) -> Tensor:
+    """Log-probability of each id: [B, T, V] and int64 [B, T] -> float32 [B, T]."""
+    scores = scores.float()
+    return scores.gather(-1, ids[..., None])[..., 0] - scores.logsumexp(-1)
+
+
+def _general_text(tokenizer: Tokenizer, tokens: int) -> tuple[str, list[int]]:
     for name, start in _TEXTS:
-        text = (paths.bundled_corpora() / name).read_text(encoding="utf-8")[start : start + 8 * TEXT_TOKENS]
+        text = (paths.bundled_corpora() / name).read_text(encoding="utf-8")[start : start + 8 * tokens + 80]
         try:
             return name, tokenizer.encode(text[text.find("\n") + 1 :])
         except DataError:  # a tokenizer of characters that the text does not keep to

@@ -67,9 +67,9 @@ class FineTuneJob:
             "packed_to": config.data.max_length if config.data.packing else None,
             "seed": train.seed,
         }
-        self.probes: list[Probe] = [
-            Forgetting(self.base.tokenizer, context_of(model), device=self.device, autocast=precision.autocast)
-        ]
+        self.probes: list[Probe] = []
+        if train.forget_tokens:
+            self.probes.append(self._forgetting(model, precision))
         if config.has_adapter:
             self.probes.append(AdapterWatch())
         self.resolved = self._facts(model)
@@ -142,6 +142,15 @@ class FineTuneJob:
             )
         if self.config.data.packing and isinstance(model, GPTModel):
             raise ConfigError(["A GPT of the lab cannot keep packed rows apart: turn packing off."])
+
+    def _forgetting(self, model: nn.Module, precision: Precision) -> Forgetting:
+        return Forgetting(
+            self.base.tokenizer,
+            context_of(model),
+            self.config.train.forget_tokens,
+            device=self.device,
+            autocast=precision.autocast,
+        )
 
     def _tell_targets(self, found: Targets) -> None:
         where = f"family {found.family}" if found.family else "an unknown family: the linear layers inside its blocks"

@@ -29,17 +29,14 @@ class CachedReader:
     """As `reader_of`, of a Hugging Face model."""
 
     def __init__(self, model: nn.Module):
-        from transformers import DynamicCache
-
         inner: Any = unwrapped(model)
         config = inner.config.get_text_config()
         self._model = model
         self._context = config.max_position_embeddings
         self._vocab = config.vocab_size
-        self._cache: Any = DynamicCache(config=config)
+        self._cache = new_cache(inner)
         self._read = 0
-        takes_few = "logits_to_keep" in inspect.signature(inner.forward).parameters
-        self._last_only = {"logits_to_keep": 1} if takes_few else {}
+        self._last_only = last_only(inner)
 
     @torch.no_grad()
     def __call__(self, ids: Sequence[int]) -> Tensor:
@@ -62,6 +59,19 @@ class CachedReader:
         keeping = {"past_key_values": cache} if cache is not None else {}
         out = self._model(input_ids=idx, use_cache=cache is not None, **keeping, **self._last_only)
         return out.logits[0, -1].float().cpu()
+
+
+def new_cache(inner: Any) -> Any:
+    """Where a Hugging Face model keeps keys and values of what it has read."""
+    from transformers import DynamicCache
+
+    return DynamicCache(config=inner.config.get_text_config())
+
+
+def last_only(inner: Any) -> dict[str, int]:
+    """What to call a Hugging Face model with so that it computes the scores of the last position only, where it can."""
+    takes_few = "logits_to_keep" in inspect.signature(inner.forward).parameters
+    return {"logits_to_keep": 1} if takes_few else {}
 
 
 def end_tokens(model: nn.Module) -> frozenset[int]:

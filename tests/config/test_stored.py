@@ -7,11 +7,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lab.config import PRESETS, PretrainConfig, build_pretrain, differences, flat, from_json, leaves, to_json
+from lab.config import (
+    PRESETS,
+    FineTuneConfig,
+    PretrainConfig,
+    build_pretrain,
+    differences,
+    flat,
+    from_json,
+    leaves,
+    to_json,
+)
 from lab.config.stored import ABSENT_MEANS, CONFIG_VERSION, UPGRADES
 from lab.errors import ConfigError
 
 OLD = Path(__file__).parent / "config-2026-11-20.json"
+OLD_FINETUNE = Path(__file__).parent / "finetune-2026-11-20.json"
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -40,8 +51,9 @@ def test_a_stored_config_says_its_kind_and_version():
 def test_an_old_config_without_newer_fields_keeps_the_old_behaviour():
     """The file was written before attention dropout, TF32, the schedule and threads were knobs."""
     old = json.loads(OLD.read_text())
-    absent = {leaf.name for leaf in leaves(PretrainConfig) if leaf.name not in old[leaf.section]}
-    assert absent == set(ABSENT_MEANS), "the file lacks exactly the fields that came later"
+    absent = absent_from(old, PretrainConfig)
+    known = {leaf.name for leaf in leaves(PretrainConfig)}
+    assert absent == known & set(ABSENT_MEANS), "the file lacks exactly the fields that came later"
     values = flat(from_json(old))
     assert {name: values[name] for name in absent} == {
         "attention_drop_rate": 0.0,
@@ -50,6 +62,18 @@ def test_an_old_config_without_newer_fields_keeps_the_old_behaviour():
         "threads": None,
     }
     assert (values["emb_dim"], values["learning_rate"], values["corpus"]) == (96, 0.002, "alice")
+
+
+def test_an_old_fine_tuning_reads_as_much_of_the_story_as_it_did():
+    """The file was written before it was a knob how much is read to see what was forgotten."""
+    old = json.loads(OLD_FINETUNE.read_text())
+    assert absent_from(old, FineTuneConfig) == {"forget_tokens"}
+    assert flat(from_json(old))["forget_tokens"] == 1_024
+    assert flat(FineTuneConfig())["forget_tokens"] != 1_024
+
+
+def absent_from(stored, kind):
+    return {leaf.name for leaf in leaves(kind) if leaf.name not in stored[leaf.section]}
 
 
 def test_unknown_keys_are_refused_all_at_once():

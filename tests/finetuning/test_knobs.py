@@ -146,6 +146,14 @@ def eval_tokens_says_how_much_is_read(model: Path, tmp_path: Path) -> None:
     assert few != all_of_them
 
 
+def forget_tokens_says_how_much_of_the_story_is_read_and_0_asks_nothing(model: Path, tmp_path: Path) -> None:
+    few, many, none = (trained_with(model, forget_tokens=n).rows for n in (64, 512, 0))
+    assert few.metric("forget/loss")[0] != many.metric("forget/loss")[0]
+    assert few.metric("forget/accuracy") == many.metric("forget/accuracy")
+    assert not none.metric("forget/loss")
+    assert not none.metric("forget/accuracy")
+
+
 def sample_prompts_are_asked(model: Path, tmp_path: Path) -> None:
     trained = trained_with(model, sample_prompts=("Who?", "Where?"), sample_tokens=3)
     assert {row["prompt"] for row in trained.rows.tables["samples"]} == {"Who?", "Where?"}
@@ -209,6 +217,7 @@ SEEN_OTHERWISE: dict[str, Callable[[Path, Path], None]] = {
     "max_minutes": max_minutes_ends_a_run,
     "eval_every": eval_every_is_the_distance_of_looks,
     "eval_tokens": eval_tokens_says_how_much_is_read,
+    "forget_tokens": forget_tokens_says_how_much_of_the_story_is_read_and_0_asks_nothing,
     "sample_prompts": sample_prompts_are_asked,
     "sample_tokens": sample_tokens_bounds_an_answer_and_0_asks_nothing,
     "checkpoint_every": checkpoints_are_kept_as_asked,
