@@ -112,7 +112,7 @@ class FineTuneOptimConfig(OptimConfig):
     """As in pretraining, with other defaults: small matrices bear larger steps, and there is little to decay."""
 
     learning_rate: float = knob_of(
-        OptimConfig, "learning_rate", 5e-4,
+        OptimConfig, "learning_rate", 2e-4,
         effect="Adapters like 1e-4 to 1e-3, full fine-tuning a tenth of that. Too large: the model forgets what it knew.",
     )
     optimizer: Optimizer = knob_of(  # type: ignore[assignment]
