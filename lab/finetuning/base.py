@@ -7,7 +7,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from lab.config import FineTuneConfig, PretrainConfig
+from lab.config import FineTuneConfig, GPTConfig, PretrainConfig
 from lab.data.tokenizers import Tokenizer, load_tokenizer
 from lab.errors import ModelError, RunError
 from lab.files import read_json
@@ -70,27 +70,49 @@ def load_base(base: Base, config: FineTuneConfig, precision: PrecisionName, devi
     Raises:
         ModelError: it does not fit, is damaged, or cannot be stored in 4 or 8 bits.
     """
-    quantised = {"qlora": "4bit", "lora_8bit": "8bit"}.get(config.model.method)
     if base.run is not None:
-        if quantised:
-            raise ModelError("A GPT of the lab is small and stays as it is: choose method lora or full.")
         return _load_gpt(base, config, device)
-    storage = quantised or ("fp32" if precision != "bf16" or config.model.method == "full" else "bf16")
-    model = load_pretrained(base.folder, cast(Storage, storage), device=device, name=base.name)
-    if quantised:
+    model = load_pretrained(base.folder, storage_of(config, precision), device=device, name=base.name)
+    return fitted(model, config, precision)
+
+
+def storage_of(config: FineTuneConfig, precision: PrecisionName) -> Storage:
+    """How the weights of a base are kept while it is trained."""
+    quantised: dict[str, Storage] = {"qlora": "4bit", "lora_8bit": "8bit"}
+    if config.model.method in quantised:
+        return quantised[config.model.method]
+    return "bf16" if precision == "bf16" and config.has_adapter else "fp32"
+
+
+def fitted(model: nn.Module, config: FineTuneConfig, precision: PrecisionName) -> nn.Module:
+    """A model of other people's, just loaded, set up to be trained as the config says."""
+    if config.model.method in ("qlora", "lora_8bit"):
         compute_in(model, DTYPES[precision])
-    elif precision == "fp16" and config.model.method != "full":
+    elif precision == "fp16" and config.has_adapter:
         model = model.half()
+    if config.model.method == "lora_8bit" and config.model.dora:
+        _keep_scales(model)
     _attend(model, config)
     if config.compute.gradient_checkpointing:
         cast(Any, model).gradient_checkpointing_enable({"use_reentrant": False})
     return model
 
 
+def gpt_shape(base: Base, config: FineTuneConfig) -> GPTConfig:
+    """The shape of a GPT of the lab that is to be fine-tuned.
+
+    Raises:
+        ModelError: the method stores weights in a way that it does not have.
+    """
+    assert base.run is not None
+    if config.model.method in ("qlora", "lora_8bit"):
+        raise ModelError("A GPT of the lab is small and stays as it is: choose method lora or full.")
+    return base.run.config_as(PretrainConfig).model
+
+
 def _load_gpt(base: Base, config: FineTuneConfig, device: torch.device) -> GPTModel:
     assert base.run is not None
-    shape = base.run.config_as(PretrainConfig).model
-    model = unfilled_gpt(shape, attention_impl=config.compute.attention_impl)
+    model = unfilled_gpt(gpt_shape(base, config), attention_impl=config.compute.attention_impl)
     load_weights(find_checkpoint(base.run, int(base.ref.partition("@")[2])), model)
     model.gradient_checkpointing = config.compute.gradient_checkpointing
     return model.to(device)
@@ -122,6 +144,23 @@ def compute_in(model: nn.Module, dtype: torch.dtype) -> None:
             # On a CPU with 16-bit instructions bitsandbytes packs the weights anew at the first pass in eval mode, for
             # a kernel that has no backward: from the first evaluation on, no gradient would pass these layers.
             module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
+
+
+def _keep_scales(model: nn.Module) -> None:
+    """On a CPU peft's DoRA puts a new weight into an 8-bit layer at each pass, one that has lost its scales, and the
+    layer would take that loss over: the second pass failed."""
+    from bitsandbytes.nn import Linear8bitLt
+
+    class KeepsScales(Linear8bitLt):
+        def init_8bit_state(self) -> None:
+            scales = self.state.SCB
+            super().init_8bit_state()
+            if self.state.SCB is None:
+                self.state.SCB = scales
+
+    for module in model.modules():
+        if type(module) is Linear8bitLt:
+            module.__class__ = KeepsScales
 
 
 def context_of(model: nn.Module) -> int:

@@ -69,6 +69,7 @@ HOW: dict[str, dict[str, Any]] = {
     "full": {"method": "full", "optimizer": "paged_adamw_8bit", "learning_rate": 1e-3},
     "nf4": {"method": "qlora", "precision": "bf16", "lora_dropout": 0.1},
     "8-bit": {"method": "lora_8bit", "precision": "bf16"},
+    "dora beside 8 bits": {"method": "lora_8bit", "dora": True},
     "checkpointed": {"gradient_checkpointing": True, "lora_dropout": 0.2, "precision": "bf16"},
 }
 
