@@ -3,7 +3,8 @@
     python -m benchmarks.forecast [--repeats 5]
 
 First answer: a new Python process, from its start until the forecast is known, importing all it needs. A knob: one
-setting changed after that, in the same process, each asked for the first time. A run's start: what `train_run` spends
+setting changed after that, in the same process, each asked for the first time; then one of a config whose neighbours
+were replayed, to one of them, and to a value between them. A run's start: what `train_run` spends
 on its forecast, and how much longer its first step takes because it is followed. Writes
 benchmarks/results/forecast.json.
 """
@@ -53,6 +54,14 @@ KNOBS: dict[str, Any] = {
 }
 
 
+BETWEEN = {
+    "emb_dim": (240, 300, 480, 600),
+    "context_length": (160, 200, 320, 400),
+    "n_heads": (2, 4, 8),
+}
+"""Values that nobody replayed, of a config whose neighbours were."""
+
+
 def first_answers(repeats: int) -> dict[str, Any]:
     """Seconds from the start of a process, by config."""
     found = {}
@@ -76,6 +85,7 @@ def knobs() -> dict[str, Any]:
     """Milliseconds of each single change of `nano`, the first time it is asked for, and again."""
     from lab.config import PRESETS, changed
     from lab.forecast.ahead import neighbours, warm
+    from lab.forecast.lookup import GivenUpError, without_replays
     from lab.forecast.memory import forecast
 
     base = changed(PRESETS["nano"], vocab_size=50_257, precision="fp32")
@@ -112,6 +122,25 @@ def knobs() -> dict[str, Any]:
         next_ms[", ".join(f"{name} {value}" for name, value in values.items() if name != "stride")] = round(
             (time.perf_counter() - started) * 1e3, 1
         )
+    between_ms: dict[str, float] = {}
+    said: dict[tuple[str, int, str], int] = {}
+    not_answered = []
+    for knob, values in BETWEEN.items():
+        for value in values:
+            near = changed(looked_at, **{knob: value})
+            started = time.perf_counter()
+            try:
+                with without_replays():
+                    for device in ("cpu", "cuda"):
+                        said[knob, value, device] = forecast(near, device).peak_bytes
+            except GivenUpError:
+                not_answered.append(f"{knob} {value}")
+                continue
+            between_ms[f"{knob} {value}"] = (time.perf_counter() - started) * 1e3
+    off = [
+        abs(one / forecast(changed(looked_at, **{knob: value}), device).peak_bytes - 1)
+        for (knob, value, device), one in said.items()
+    ]
     return {
         "changes": len(asked),
         "first_time_ms": {
@@ -127,13 +156,20 @@ def knobs() -> dict[str, Any]:
             "next_knob_both_devices_ms_max": max(next_ms.values()),
             "next_knob_both_devices_ms": next_ms,
         },
+        "between_what_was_warmed": {
+            "both_devices_ms_median": round(statistics.median(between_ms.values()), 1),
+            "both_devices_ms_max": round(max(between_ms.values()), 1),
+            "error_max": round(max(off), 5),
+            "not_answered": not_answered,
+            "both_devices_ms": {name: round(ms, 1) for name, ms in between_ms.items()},
+        },
     }
 
 
 def start_of_a_run(repeats: int) -> dict[str, Any]:
     """Milliseconds that a run's forecast and a followed step take, per preset; imports apart."""
     from lab.config import PRESETS, changed
-    from lab.forecast import memory
+    from lab.forecast import lookup
     from lab.forecast.adviser import MemoryAdviser
     from lab.forecast.tracked import tracked
     from tests.forecast.reference import real_trainer
@@ -143,7 +179,7 @@ def start_of_a_run(repeats: int) -> dict[str, Any]:
         config = changed(PRESETS[name], vocab_size=vocabulary, precision="fp32", device="cpu", threads=1)
         foresee, alone, followed = [], [], []
         for _ in range(repeats):
-            memory._replayed.cache_clear()
+            lookup.forget()
             started = time.perf_counter()
             MemoryAdviser().foresee(config)
             foresee.append((time.perf_counter() - started) * 1e3)

@@ -116,7 +116,7 @@ class Forecasts:
 
     def _at_once(self, question: Question) -> Answer | None:
         """The forecast, where what it is put together from was replayed before: some milliseconds."""
-        from lab.forecast.memory import GivenUpError, without_replays
+        from lab.forecast.lookup import GivenUpError, without_replays
 
         try:
             with without_replays():
@@ -130,7 +130,7 @@ class Forecasts:
 
     def _work(self) -> None:
         time.sleep(FIRST_PAUSE_S)
-        from lab.forecast.memory import GivenUpError  # PyTorch is loaded here
+        from lab.forecast.lookup import GivenUpError  # PyTorch is loaded here
 
         self._is_ready = True
         while True:
@@ -174,7 +174,7 @@ class Forecasts:
         """Part by part, and no further when nobody looks any more."""
         from lab.forecast.ahead import warm
         from lab.forecast.fit import fit, largest, savings
-        from lab.forecast.memory import giving_up_when
+        from lab.forecast.lookup import giving_up_when
 
         def nobody_waits() -> bool:
             return not self._is_wanted(question)

@@ -1,17 +1,11 @@
 """The memory a pretraining run will need, from its config, before it starts: `forecast(config)`.
 
 A model of two and one of three layers take one real step each on fake tensors; that says everything about any number of
-layers (`timeline.py`). Results are remembered, so a knob that does not matter for memory, the number of layers and
-large batches are answered at once.
+layers (`timeline.py`), and `lookup.py` says how few replays answer for most configs.
 """
 
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -19,46 +13,13 @@ from lab.config import PretrainConfig, changed
 from lab.forecast.bare import bare
 from lab.forecast.budget import Budget, Modelled, Verdict, modelled
 from lab.forecast.kinds import KINDS, Kind
-from lab.forecast.replay import replay_evaluation, replay_generation, replay_step
+from lab.forecast.lookup import What, timeline_of
 from lab.forecast.rules import CPU, CUDA, Device, DeviceRules
-from lab.forecast.storages import Log, Place
-from lab.forecast.timeline import DEEP, SHALLOW, Timeline, deepen, linear_in_batch, timeline
-from lab.training.loss import _LOGITS_AT_ONCE as LOGITS_AT_ONCE
+from lab.forecast.storages import Place
+from lab.forecast.timeline import Timeline
 from lab.training.pretraining import EVAL_TOKENS_AT_ONCE
 
-What = Literal["step", "evaluation", "generation"]
 LOOKS: tuple[What, ...] = ("evaluation", "generation")
-PROMPT_TOKENS = 16
-"""Of a sample: more than the usual few words."""
-
-
-def _replay_sample(config: PretrainConfig, rules: DeviceRules) -> Log:
-    return replay_generation(config, rules, PROMPT_TOKENS, max(1, config.train.sample_tokens))
-
-
-REPLAYS: dict[What, Callable[[PretrainConfig, DeviceRules], Log]] = {
-    "step": replay_step,
-    "evaluation": replay_evaluation,
-    "generation": _replay_sample,
-}
-
-_given_up: ContextVar[Callable[[], bool]] = ContextVar("given_up", default=lambda: False)
-_ONE_REPLAY = threading.Lock()
-"""Replays of several threads would only wait for each other's Python; one after the other shares the cache."""
-
-
-class GivenUpError(Exception):
-    """Nobody waits for this answer any more."""
-
-
-@contextmanager
-def giving_up_when(nobody_waits: Callable[[], bool]) -> Iterator[None]:
-    """Within this, each replay first asks whether its answer is still wanted, and raises `GivenUpError` if not."""
-    before = _given_up.set(nobody_waits)
-    try:
-        yield
-    finally:
-        _given_up.reset(before)
 
 
 @dataclass(frozen=True)
@@ -173,13 +134,6 @@ def peak_bytes(config: PretrainConfig, device: Device | None = None) -> int:
     return found.total_bytes - budget_side(found.modelled)
 
 
-@contextmanager
-def without_replays() -> Iterator[None]:
-    """Within this an answer is put together from what was replayed before, or `GivenUpError` is raised."""
-    with giving_up_when(lambda: True):
-        yield
-
-
 def device_of(config: PretrainConfig) -> Device:
     """Whose rules apply to a run of `config` here."""
     if config.compute.device != "auto":
@@ -193,7 +147,7 @@ def step_timeline(config: PretrainConfig, device: Device) -> Timeline:
     """The curve of one step. Precision must be named."""
     bared = bare(config)
     train = bared.train.model_copy(update={"eval_tokens": None, "sample_tokens": 0})  # of no step
-    return _timeline(bared.model_copy(update={"train": train}), _rules(device), "step")
+    return timeline_of(bared.model_copy(update={"train": train}), _rules(device), "step")
 
 
 # -- inside -----------------------------------------------------------------------------------------------
@@ -201,11 +155,11 @@ def step_timeline(config: PretrainConfig, device: Device) -> Timeline:
 
 def _forecast(config: PretrainConfig, device: Device, notes: tuple[str, ...]) -> MemoryForecast:
     step = step_timeline(config, device)
-    phases = {name: _highest(step, name) for name in ("forward", "backward", "update")}
+    phases = {name: highest(step, name) for name in ("forward", "backward", "update")}
     optimizer = int(step.live[0, KINDS.index("optimizer")])
     for look in LOOKS:
-        highest = _highest(_timeline(_in_eval(bare(config), look), _rules(device), look), look)
-        phases[look] = _with_optimizer(highest, optimizer)
+        found = highest(timeline_of(_in_eval(bare(config), look), _rules(device), look), look)
+        phases[look] = _with_optimizer(found, optimizer)
     peak = max(phases.values(), key=lambda moment: moment.bytes)
     return MemoryForecast(
         config=config,
@@ -241,45 +195,8 @@ def _in_eval(config: PretrainConfig, look: What) -> PretrainConfig:
     )
 
 
-def _of_depth(config: PretrainConfig, n_layers: int) -> PretrainConfig:
-    return config.model_copy(update={"model": config.model.model_copy(update={"n_layers": n_layers})})
-
-
-def _of_batch(config: PretrainConfig, batch_size: int) -> PretrainConfig:
-    return config.model_copy(update={"train": config.train.model_copy(update={"batch_size": batch_size})})
-
-
-def _timeline(config: PretrainConfig, rules: DeviceRules, what: What) -> Timeline:
-    """At any depth."""
-    n_layers = config.model.n_layers
-    if n_layers <= DEEP:
-        return _any_batch(config, rules, what)
-    shallow, deep = (_any_batch(_of_depth(config, depth), rules, what) for depth in (SHALLOW, DEEP))
-    return deepen(shallow, deep, n_layers)
-
-
-def _any_batch(config: PretrainConfig, rules: DeviceRules, what: What) -> Timeline:
-    """At any batch size. The loss works through its positions in chunks: within one chunk, and again past two of them,
-    a larger batch only adds, in proportion, so two smaller ones tell the rest."""
-    batch, context = config.train.batch_size, config.model.context_length
-    rows = max(1, LOGITS_AT_ONCE // config.model.vocab_size)
-    one_chunk = batch * context <= rows
-    first = 2 if one_chunk else -(-2 * rows // context)
-    if batch <= first + 1:
-        return _replayed(config, rules, what)
-    one, two = (_replayed(_of_batch(config, size), rules, what) for size in (first, first + 1))
-    return linear_in_batch(one, first, two, first + 1, batch, loss_in_chunks=not one_chunk)
-
-
-@lru_cache(maxsize=1024)
-def _replayed(config: PretrainConfig, rules: DeviceRules, what: What) -> Timeline:
-    if _given_up.get()():
-        raise GivenUpError
-    with _ONE_REPLAY:
-        return timeline(REPLAYS[what](config, rules))
-
-
-def _highest(timeline: Timeline, phase: str) -> Moment:
+def highest(timeline: Timeline, phase: str) -> Moment:
+    """The most memory within one phase."""
     numbers = [number for number, place in enumerate(timeline.places) if place.phase == phase]
     total = timeline.total
     top = max(numbers, key=lambda number: total[number])

@@ -5,7 +5,7 @@ exactly one layer's worth. A replay of three layers takes a tenth of a second, o
 give the same number.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 import numpy as np
@@ -89,7 +89,7 @@ def _kind(storage: Storage, log: Log, ends_of_forward: dict[int, int]) -> str:
 
 
 @dataclass(frozen=True)
-class _Stretch:
+class Stretch:
     """Neighbouring moments that belong to the same layer of the same phase, or to none."""
 
     phase: str
@@ -97,6 +97,10 @@ class _Stretch:
     layer: int | None
     places: list[Place]
     live: Bytes
+
+    def holding(self, live: Bytes) -> "Stretch":
+        """The same moments with other memory."""
+        return replace(self, live=live)
 
 
 def deepen(shallow: Timeline, deep: Timeline, n_layers: int) -> Timeline:
@@ -107,15 +111,15 @@ def deepen(shallow: Timeline, deep: Timeline, n_layers: int) -> Timeline:
     """
     if n_layers <= DEEP:
         raise ValueError(f"{n_layers} layers are replayed, not extrapolated")
-    stretches: list[_Stretch] = []
-    for runs_2, runs_3 in zip(_runs(shallow), _runs(deep), strict=True):
+    stretches: list[Stretch] = []
+    for runs_2, runs_3 in zip(runs(shallow), runs(deep), strict=True):
         if runs_2[0].layer is None:
             stretches.append(_shift(runs_2[0], runs_3[0], n_layers))
             continue
         two, three = ({run.layer: run for run in runs} for runs in (runs_2, runs_3))
         order = range(n_layers) if runs_3[0].layer == 0 else reversed(range(n_layers))
         stretches.extend(_layer_at(two, three, layer, n_layers) for layer in order)
-    return _joined(stretches)
+    return joined(stretches)
 
 
 def linear_in_batch(
@@ -127,27 +131,26 @@ def linear_in_batch(
         loss_in_chunks: the last chunk of the loss is a part of one, of any size: only the highest moment outside of
             the layers, which lies in a whole chunk, is in proportion.
     """
-    stretches: list[_Stretch] = []
-    for runs_1, runs_2 in zip(_runs(one), _runs(two), strict=True):
+    stretches: list[Stretch] = []
+    for runs_1, runs_2 in zip(runs(one), runs(two), strict=True):
         for run_1, run_2 in zip(runs_1, runs_2, strict=True):
             if loss_in_chunks and run_1.layer is None:
-                run_1, run_2 = _highest(run_1), _highest(run_2)
+                run_1, run_2 = highest_of(run_1), highest_of(run_2)
             run_1, run_2 = _alike(run_1, run_2)
             live = run_1.live + (run_2.live - run_1.live) * (size - size_1) // (size_2 - size_1)
-            stretches.append(_Stretch(run_1.phase, run_1.micro_batch, run_1.layer, run_1.places, live))
-    return _joined(stretches)
+            stretches.append(Stretch(run_1.phase, run_1.micro_batch, run_1.layer, run_1.places, live))
+    return joined(stretches)
 
 
-def _joined(stretches: list[_Stretch]) -> Timeline:
+def joined(stretches: list[Stretch]) -> Timeline:
+    """One timeline of all these, in their order."""
     return Timeline(
         [place for stretch in stretches for place in stretch.places],
         np.concatenate([stretch.live for stretch in stretches]),
     )
 
 
-def _layer_at(
-    two: dict[int | None, _Stretch], three: dict[int | None, _Stretch], layer: int, n_layers: int
-) -> _Stretch:
+def _layer_at(two: dict[int | None, Stretch], three: dict[int | None, Stretch], layer: int, n_layers: int) -> Stretch:
     if layer == 0:
         return _shift(two[0], three[0], n_layers)
     if layer == n_layers - 1:
@@ -157,27 +160,28 @@ def _layer_at(
     per_layer = _rows(first_3.live - first_2.live, len(middle.live))
     further = last.live - middle.live
     live = middle.live + (layer - 1) * further + (n_layers - DEEP) * per_layer
-    return _Stretch(middle.phase, middle.micro_batch, layer, [_moved(p, layer) for p in middle.places], live)
+    return Stretch(middle.phase, middle.micro_batch, layer, [_moved(p, layer) for p in middle.places], live)
 
 
-def _shift(two: _Stretch, three: _Stretch, n_layers: int, layer: int | None = None) -> _Stretch:
+def _shift(two: Stretch, three: Stretch, n_layers: int, layer: int | None = None) -> Stretch:
     """The same stretch in a deeper model."""
     two, three = _alike(two, three)
     live = three.live + (n_layers - DEEP) * (three.live - two.live)
     places = [_moved(place, layer) for place in three.places] if layer is not None else three.places
-    return _Stretch(three.phase, three.micro_batch, layer, places, live)
+    return Stretch(three.phase, three.micro_batch, layer, places, live)
 
 
-def _alike(one: _Stretch, other: _Stretch) -> tuple[_Stretch, _Stretch]:
+def _alike(one: Stretch, other: Stretch) -> tuple[Stretch, Stretch]:
     """The two stretches moment for moment, or, where they have not the same moments, their highest ones."""
     if len(one.places) == len(other.places):
         return one, other
-    return _highest(one), _highest(other)
+    return highest_of(one), highest_of(other)
 
 
-def _highest(stretch: _Stretch) -> _Stretch:
+def highest_of(stretch: Stretch) -> Stretch:
+    """Its highest moment alone."""
     top = int(stretch.live.sum(axis=1).argmax())
-    return _Stretch(
+    return Stretch(
         stretch.phase, stretch.micro_batch, stretch.layer, [stretch.places[top]], stretch.live[top : top + 1]
     )
 
@@ -191,19 +195,19 @@ def _moved(place: Place, layer: int) -> Place:
     return Place(place.phase, place.micro_batch, layer, module, place.site)
 
 
-def _runs(timeline: Timeline) -> list[list[_Stretch]]:
+def runs(timeline: Timeline) -> list[list[Stretch]]:
     """The stretches, those of neighbouring layers of one phase together.
 
     The update visits every parameter, so its moments grow with the layers: one is kept for each line of code.
     """
-    stretches: list[_Stretch] = []
+    stretches: list[Stretch] = []
     moments = enumerate(timeline.places)
     for (phase, micro_batch, layer), group in groupby(moments, lambda m: (m[1].phase, m[1].micro_batch, m[1].layer)):
         numbers = [number for number, _ in group]
         if phase in ("update", "checkpoint"):
             numbers = _one_per_line(timeline, numbers)
         places = [timeline.places[number] for number in numbers]
-        stretches.append(_Stretch(phase, micro_batch, layer, places, timeline.live[numbers]))
+        stretches.append(Stretch(phase, micro_batch, layer, places, timeline.live[numbers]))
     return [list(group) for _, group in groupby(stretches, lambda s: (s.phase, s.micro_batch, s.layer is not None))]
 
 
