@@ -12,7 +12,10 @@ from app.ui import words
 
 if TYPE_CHECKING:
     from lab.forecast.budget import Budget
+    from lab.forecast.finetune_config import FineTuneNeed
     from lab.forecast.memory import CurvePoint, MemoryForecast
+
+    Forecast = MemoryForecast | FineTuneNeed
 
 Point = Mapping[str, Any]
 """Of a step's curve: phase, micro_batch, layer, line, and kinds (bytes by kind)."""
@@ -35,12 +38,12 @@ PLACES = {"weights": 0, "activations": 1, "optimizer": 2, "gradients": 3, "model
 """Band -> place in the theme's colours; what is modelled is grey."""
 
 
-def is_modelled_drawn(forecast: "MemoryForecast") -> bool:
+def is_modelled_drawn(forecast: "Forecast") -> bool:
     """Beside a small run, Python itself would be all that one sees."""
     return sum(part.bytes for part in forecast.modelled) <= 2 * forecast.peak_bytes
 
 
-def step_figure(forecast: "MemoryForecast", budget: "Budget", text: str) -> alt.LayerChart | alt.FacetChart:
+def step_figure(forecast: "Forecast", budget: "Budget", text: str) -> alt.LayerChart | alt.FacetChart:
     """Stacked bands over the moments of one step, the peak marked, and the limit where it is near.
 
     Args:
@@ -97,13 +100,14 @@ def step_figure(forecast: "MemoryForecast", budget: "Budget", text: str) -> alt.
     return alt.layer(*layers).properties(height=280)
 
 
-def step_rows(forecast: "MemoryForecast") -> list[dict[str, object]]:
+def step_rows(forecast: "Forecast") -> list[dict[str, object]]:
     """One row per moment and band, with the band's lower and upper end in GiB. Evaluation and generation stand behind
     the step, a few moments wide."""
     moments = [(point.phase, point.line, point.layer, dict(point.kinds)) for point in thinned(forecast.curve)]
     wide = max(2, len(moments) // 10)
     for look in ("evaluation", "generation"):
-        found = forecast.phases[look]
+        if (found := forecast.phases.get(look)) is None:  # a fine-tuning's take no more than its step
+            continue
         moments += [(look, found.line, found.layer, dict(found.kinds))] * wide
     on_top = sum(part.bytes for part in forecast.modelled) if is_modelled_drawn(forecast) else 0
     rows: list[dict[str, object]] = []

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lab.config import PRESETS, PretrainConfig, build_pretrain, changed, flat
+from lab.config import PRESETS, FineTuneConfig, PretrainConfig, build_finetune, build_pretrain, changed, flat
 
 RESULT = Path(__file__).parent.parent / "results" / "gpu_memory.json"
 WARM_UP, MEASURED = 2, 2
@@ -138,35 +138,44 @@ def _pretrainer(config: PretrainConfig) -> Any:
     return Trainer(task, batches, config, _Silence(), control, keeper=keeper, matmul_peak=1.0, identity={})
 
 
+def adapter_config(values: dict[str, Any]) -> FineTuneConfig:
+    """The fine-tuning that a figure was measured with."""
+    changes = {"method": "qlora" if values["quantised"] else "lora", "optimizer": values.get("optimizer", "adamw")}
+    usual = {"batch_size": 1, "precision": "bf16", "gradient_checkpointing": True, "device": "cuda"}
+    return build_finetune({**usual, **changes})
+
+
 def _adapter_trainer(name: str, values: dict[str, Any]) -> Any:
     import transformers
 
-    from lab.data.batches import MicroBatch
-    from lab.forecast.finetune import AdapterTask, AdapterTraining, adapted, trainer_of
+    from lab.finetuning.adapter import attach
+    from lab.finetuning.batches import RowBatch
+    from lab.finetuning.examples import Example
+    from lab.finetuning.task import FineTuneTask
+    from lab.forecast.unfilled import HFShape, unfilled
     from lab.training.precision import Precision
+    from lab.training.trainer import Trainer
 
-    training = AdapterTraining(**values)
+    config = adapter_config(values)
     config_class, shape = SHAPES[name]
-    model = adapted(getattr(transformers, config_class)(**shape), training)
-    _fill(model, training)
-    task = AdapterTask(model, training.precision, None)
-    task.device = torch.device("cuda")
-    task.precision = Precision(training.precision, task.device)
-    ids = torch.zeros(training.batch_size, training.length, dtype=torch.int64)
-    step = [MicroBatch(ids, ids)] * training.grad_accum_steps
-    batches = SimpleNamespace(steps_per_epoch=1.0, next_step=lambda: step, state=dict, load_state=lambda state: None)
-    if training.optimizer != "paged_adamw_8bit":
-        return trainer_of(task, batches, training)
-    from bitsandbytes.optim import PagedAdamW8bit
+    model = unfilled(HFShape.of(getattr(transformers, config_class)(**shape)), config, "bf16")
+    _fill(model)
+    model, _ = attach(model, config.model, seed=0, address="")
+    length = values["length"]
+    row = Example((1,) * length, (True,) * length, 1)
+    data: Any = SimpleNamespace(train=[row], val=[row], questions=lambda count: [])
+    task = FineTuneTask(model, config, data, None, Precision("bf16", torch.device("cuda")))  # type: ignore[arg-type]
+    step = [RowBatch.of([(row,)], packed=False)]
+    batches: Any = SimpleNamespace(
+        steps_per_epoch=1.0, next_step=lambda: step, state=dict, load_state=lambda state: None
+    )
+    control: Any = SimpleNamespace(want="run")
+    keeper: Any = None
+    return Trainer(task, batches, config, _Silence(), control, keeper=keeper, matmul_peak=1.0, identity={})
 
-    trainer = trainer_of(task, batches, training)
-    trainer.optimizer = PagedAdamW8bit([p for p in model.parameters() if p.requires_grad], lr=1e-4)
-    return trainer
 
-
-def _fill(model: torch.nn.Module, training: Any) -> None:
+def _fill(model: torch.nn.Module) -> None:
     """Random weights straight on the GPU, one after the other: quantised ones never stand there in 16 bits together."""
-    frozen = torch.bfloat16 if training.precision == "bf16" else torch.float32
     made: dict[int, Any] = {}
     for module in model.modules():
         for store in (module._parameters, module._buffers):
@@ -174,24 +183,18 @@ def _fill(model: torch.nn.Module, training: Any) -> None:
                 if tensor is None:
                     continue
                 if id(tensor) not in made:
-                    made[id(tensor)] = (tensor, _filled(tensor, frozen, module, name, training))
+                    made[id(tensor)] = (tensor, _filled(tensor, module))
                 store[name] = made[id(tensor)][1]
 
 
-def _filled(tensor: Any, frozen: torch.dtype, module: Any, name: str, training: Any) -> Any:
-    if training.quantised and name == "weight":
-        from bitsandbytes.nn import Linear4bit, Params4bit
+def _filled(tensor: Any, module: Any) -> Any:
+    if hasattr(tensor, "quant_state"):
+        from bitsandbytes.nn import Params4bit
 
-        if isinstance(module, Linear4bit):
-            value = torch.randn(tensor.shape, dtype=frozen) * 0.02
-            return Params4bit(
-                value, compress_statistics=training.double_quantisation, quant_type="nf4", module=module
-            ).to("cuda")
-    is_parameter = isinstance(tensor, torch.nn.Parameter)
-    trains = is_parameter and tensor.requires_grad
-    dtype = frozen if is_parameter and not trains else tensor.dtype
-    value = (torch.randn(tensor.shape, device="cuda", dtype=torch.float32) * 0.02).to(dtype)
-    return torch.nn.Parameter(value, requires_grad=trains) if is_parameter else value
+        value = torch.randn(tensor.quant_state.shape, dtype=torch.bfloat16) * 0.02
+        return Params4bit(value, requires_grad=False, quant_type="nf4", module=module).to("cuda")
+    value = (torch.randn(tensor.shape, device="cuda", dtype=torch.float32) * 0.02).to(tensor.dtype)
+    return torch.nn.Parameter(value) if isinstance(tensor, torch.nn.Parameter) else value
 
 
 class _Silence:

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 from lab.cli.flags import given
 from lab.cli.output import Outcome, facts, progress_line
 from lab.config import FineTuneConfig, build_finetune, flat
-from lab.errors import ConfigError
 
 if TYPE_CHECKING:
     from lab.forecast.finetune_config import FineTuneNeed
@@ -26,7 +25,7 @@ def is_asked(args: argparse.Namespace) -> bool:
 def estimate(args: argparse.Namespace) -> Outcome:
     """
     Raises:
-        ConfigError: settings that cannot work, or of which nothing is known in advance.
+        LabError: settings that cannot work, or a model that is not here.
     """
     from lab.rundir import find_run
 
@@ -38,8 +37,6 @@ def estimate(args: argparse.Namespace) -> Outcome:
 
     device = "cuda" if config.compute.device == "cuda" else "cpu"
     need = finetune_need(config, device)  # type: ignore[arg-type]
-    if need is None:
-        raise ConfigError(["Only lora and qlora without DoRA, beside a model of other people's, can be forecast."])
     budget = gpu_budget(args.budget_gib or 16.0) if device == "cuda" else this_device("cpu")
     verdict = need.verdict(budget)
     document = {
@@ -47,8 +44,10 @@ def estimate(args: argparse.Namespace) -> Outcome:
             "peak_bytes": need.peak_bytes,
             "total_bytes": need.total_bytes,
             "device": device,
-            "peak": {"phase": need.phase},
+            "peak": {"phase": need.peak.phase, "layer": need.peak.layer, "line": need.peak.line},
             "breakdown": {kind: size for kind, size in need.kinds.items() if size},
+            "phases": {name: moment.bytes for name, moment in need.phases.items()},
+            "checkpoint_bytes": need.checkpoint_bytes,
             "modelled": {part.name: part.bytes for part in need.modelled},
             "verdicts": [
                 {
@@ -58,21 +57,24 @@ def estimate(args: argparse.Namespace) -> Outcome:
                     "margin_bytes": verdict.margin_bytes,
                 }
             ],
+            "notes": list(need.notes),
         },
         "time_s": None,
         "loss": None,
         "config": flat(config),
     }
-    return Outcome(document, "\n".join([_text(need), "", verdict.sentence]))
+    return Outcome(document, "\n".join([_text(need), "", verdict.sentence, *need.notes]))
 
 
 def _text(need: "FineTuneNeed") -> str:
     from lab.training.memory import gib
 
-    pairs = {"peak of tensors": f"{gib(need.peak_bytes)}, {need.phase}, rows of {need.length:,} tokens"}
+    pairs = {"peak of tensors": f"{gib(need.peak_bytes)}, {need.peak.sentence}, rows of {need.extent.tokens:,} tokens"}
     for kind, size in sorted(need.kinds.items(), key=lambda item: -item[1]):
         if size:
             pairs[f"  {kind.replace('_', ' ')}"] = gib(size)
+    if need.checkpoint_bytes:
+        pairs["copy for a checkpoint"] = gib(need.checkpoint_bytes)
     for part in need.modelled:
         pairs[f"modelled: {part.name}"] = gib(part.bytes)
     pairs["in all"] = gib(need.total_bytes)

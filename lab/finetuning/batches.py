@@ -6,7 +6,7 @@ without a cache), so that none sees another.
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +17,21 @@ from lab.data.order import ShuffledOrder
 from lab.finetuning.examples import Example
 
 Packed = tuple[Example, ...]
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How large the sequences of a training can be: what its memory depends on."""
+
+    tokens: int
+    """Of the longest sequence."""
+    labels: int
+    """Of the sequence that has most: tokens that are learnt."""
+
+    @classmethod
+    def of(cls, sequences: Iterable[Packed]) -> "Extent":
+        sizes = [(sum(len(row.ids) for row in one), sum(row.n_labels for row in one)) for one in sequences]
+        return cls(max(tokens for tokens, _ in sizes), max(labels for _, labels in sizes))
 
 
 @dataclass(slots=True)

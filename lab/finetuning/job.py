@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import asdict
 from typing import Any, Literal, cast
 
 import torch
@@ -14,7 +15,7 @@ from lab.finetuning import fast
 from lab.finetuning.adapter import FOLDER, Targets, attach, write_adapter, write_adapter_config
 from lab.finetuning.adapter_watch import AdapterWatch
 from lab.finetuning.base import all_weights, context_of, find_base, load_base
-from lab.finetuning.batches import RowBatches
+from lab.finetuning.batches import Extent, RowBatches
 from lab.finetuning.datasets import Prepared, prepare
 from lab.finetuning.forgetting import Forgetting
 from lab.finetuning.packing import check_packing
@@ -164,6 +165,7 @@ class FineTuneJob:
             "base": {"ref": self.base.ref, "name": self.base.name, "folder": str(self.base.folder)},
             "targets": list(self.targets.endings) if self.targets else [],
             "steps_per_epoch": self.batches.steps_per_epoch,
+            "extent": asdict(Extent.of(self.batches.sequences)),
             "data": self.data.report.to_json() | {"sha256": self.identity["rows_sha256"]},
         }
 

@@ -1,276 +1,202 @@
-"""The memory of fine-tuning a pretrained model with LoRA, plain or over 4-bit weights (QLoRA): the same replay.
+"""The memory of a fine-tuning step, whatever the method: the same replay.
 
-The model is built from its config alone, on `meta`, so an 8-billion-parameter one costs nothing. peft puts its real
-adapters on it, bitsandbytes' real 4-bit layers compute, and the real trainer takes the step. Only the packed weights
-and their scales are laid out here by hand, since quantising needs numbers; `quantised_bytes` is the arithmetic, and a
-test holds it against a real layer.
+The run's own code does everything: `FineTuneTask` reads the rows and computes the loss, peft puts its adapters on the
+model, bitsandbytes' layers compute, `Trainer._step` takes the step. Exchanged are the weights (`unfilled.py`) and the
+rows, of which only lengths are known.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache
 from types import SimpleNamespace
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from lab.config import FineTuneModelConfig, OptimConfig, PretrainConfig, TrainConfig
+from lab.config import FineTuneConfig
 from lab.control import Control
+from lab.data.tokenizers import Tokenizer
 from lab.finetuning.adapter import wrap
-from lab.forecast.replay import FakeBatch, FakeBatches, NoRecorder, TokenIds, fakes, mark_state
-from lab.forecast.rules import CPU, CUDA, Device, DeviceRules
+from lab.finetuning.batches import Extent, RowBatch
+from lab.finetuning.datasets import Prepared
+from lab.finetuning.examples import Example
+from lab.finetuning.task import FineTuneTask
+from lab.forecast.replay import FakeBatches, NoRecorder, TokenIds, fakes, mark_state
+from lab.forecast.rules import CPU, CUDA, PIECEMEAL_ROWS, Device, DeviceRules
 from lab.forecast.storages import Log, StorageTracker
-from lab.forecast.timeline import DEEP, SHALLOW, Timeline, deepen, timeline
-from lab.training.dropout import DropoutClock
+from lab.forecast.timeline import DEEP, SHALLOW, Timeline, deepen, linear_in_batch, timeline
+from lab.forecast.unfilled import Shape, fill, layers_are_alike, of_depth, reads_plainly, unfilled, vocabulary_of
 from lab.training.keeper import Keeper
-from lab.training.loss import summed_cross_entropy
-from lab.training.precision import Precision, PrecisionName
+from lab.training.loss import _LOGITS_AT_ONCE as LOGITS_AT_ONCE
+from lab.training.precision import Precision
 from lab.training.trainer import Trainer
 
-NF4_BLOCK = 64
-"""Weights that share one scale."""
-NESTED_BLOCK = 256
-"""Scales that share one scale of their own, under double quantisation."""
+MANY_CHUNKS = 8
+"""Of the loss: more are not replayed one by one."""
 PAGED_FROM = 100_000
 """bitsandbytes pages the state of tensors with at least this many elements; smaller ones stay on the device."""
 
-
-@dataclass(frozen=True)
-class AdapterTraining:
-    """All that the memory of fine-tuning depends on, apart from the model."""
-
-    batch_size: int = 1
-    length: int = 512
-    """Tokens in a sequence, padded."""
-    grad_accum_steps: int = 1
-    rank: int = 16
-    quantised: bool = False
-    """Whether the frozen linear layers are NF4."""
-    double_quantisation: bool = True
-    optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit"] = "adamw"
-    precision: PrecisionName = "bf16"
-    """Of the frozen weights and of the products. Adapters are always fp32."""
-    gradient_checkpointing: bool = True
-    attention: Literal["sdpa", "eager"] = "sdpa"
-    target_modules: Literal["all_linear", "attention", "mlp"] = "all_linear"
+_CPU = torch.device("cpu")
 
 
-def quantised_bytes(elements: int, *, double_quantisation: bool) -> dict[str, int]:
-    """Bytes of one NF4 matrix: half a byte per weight, and its scales.
-
-    Plain: an fp32 scale per 64 weights and the 16 values of NF4. Double: the scales are bytes themselves, with one fp32
-    scale per 256 of them, their mean, and the 256 values of the byte code.
-    """
-    scales = -(-elements // NF4_BLOCK)
-    state = 16 * 4  # what the 16 codes stand for
-    if double_quantisation:
-        state += scales + 4 * -(-scales // NESTED_BLOCK) + 256 * 4 + 4
-    else:
-        state += 4 * scales
-    return {"weights": -(-elements // 2), "quantisation_state": state}
+def all_learnt(tokens: int) -> Extent:
+    """Rows of which every token is learnt; the first of a row never is."""
+    return Extent(tokens, max(1, tokens - 1))
 
 
-def step_timeline(hf_config: Any, training: AdapterTraining, device: Device) -> Timeline:
-    """The memory curve of one fine-tuning step.
+def step_timeline(shape: Shape, config: FineTuneConfig, extent: Extent, device: Device) -> Timeline:
+    """The memory curve of one fine-tuning step, and of the copy for a checkpoint.
 
     Args:
-        hf_config: a transformers config (`LlamaConfig`, `Qwen2Config` …); `num_hidden_layers` says the depth.
+        config: precision must be named.
+        extent: of every sequence; a micro-batch of the longest ones is what needs most.
     """
     rules = CUDA if device == "cuda" else CPU
-    hf_config._attn_implementation = training.attention
-    training = replace(training, grad_accum_steps=min(training.grad_accum_steps, 2))
-    described = hf_config.to_json_string(use_diff=False)
-    n_layers = hf_config.num_hidden_layers
-    if n_layers <= DEEP:
-        return _replayed(cast(Any, type(hf_config)), described, n_layers, training, rules)
-    shallow, deep = (
-        _replayed(cast(Any, type(hf_config)), described, depth, training, rules) for depth in (SHALLOW, DEEP)
+    bared = bare(config)
+    if shape.n_layers <= DEEP or not layers_are_alike(shape):
+        return _any_batch(shape, bared, extent, rules)
+    shallow, deep = (_any_batch(of_depth(shape, depth), bared, extent, rules) for depth in (SHALLOW, DEEP))
+    return deepen(shallow, deep, shape.n_layers)
+
+
+def bare(config: FineTuneConfig) -> FineTuneConfig:
+    """The config with all that memory does not depend on at its default, so that equal needs are looked up."""
+    usual, model, train = FineTuneConfig(), config.model, config.train
+    adapter = ("method", "rank", "lora_dropout", "dora", "target_modules") if config.has_adapter else ("method",)
+    return FineTuneConfig(
+        model=_taken(usual.model, model, *adapter),
+        data=_taken(usual.data, config.data, "packing"),
+        optim=_taken(usual.optim, config.optim, "optimizer", "grad_clip"),
+        # The third micro-batch and all later ones find what the second found: gradients that are there already.
+        train=usual.train.model_copy(
+            update={"batch_size": train.batch_size, "grad_accum_steps": min(train.grad_accum_steps, 2)}
+        ),
+        compute=_taken(usual.compute, config.compute, "precision", "attention_impl", "gradient_checkpointing"),
     )
-    return deepen(shallow, deep, n_layers)
 
 
-@lru_cache(maxsize=256)
-def _replayed(
-    config_class: Any, described: str, n_layers: int, training: AdapterTraining, rules: DeviceRules
-) -> Timeline:
-    import json
-
-    values = {**json.loads(described), "num_hidden_layers": n_layers}
-    if values.get("layer_types"):
-        values["layer_types"] = values["layer_types"][:n_layers]
-    return timeline(replay_step(config_class.from_dict(values), training, rules))
-
-
-def replay_step(hf_config: Any, training: AdapterTraining, rules: DeviceRules) -> Log:
-    """Put adapters on the model and take one step."""
-    model = adapted(hf_config, training)
+def replay_step(shape: Shape, config: FineTuneConfig, extent: Extent, rules: DeviceRules) -> Log:
+    """Set up the training, take one step, and on a CPU copy what trains for a checkpoint."""
+    precision = Precision(_named(config), _CPU)
+    is_plain = reads_plainly(of_depth(shape, 1))
+    model = unfilled(shape, config, precision.name)
+    random_state = torch.Generator().get_state().nbytes
+    if config.has_adapter:
+        with torch.device("meta"):
+            model, _ = wrap(model, config.model, address="")
     with fakes(rules) as tracker:
-        _lay_out(model, training, tracker)
-        trainer = _trainer(model, training, hf_config.vocab_size, tracker)
+        fill(model, tracker)
+        if rules.device == "cpu":
+            _keep_random_states(model, random_state, tracker)
+        task = _FollowedTask(model, config, precision, is_plain, tracker)
+        trainer = _trainer(task, config, extent, tracker)
         model.train()
         with tracker.during("forward"):
             trainer._step()
         mark_state(trainer, tracker)
-        if training.optimizer.startswith("paged") and rules.device == "cuda":
+        if config.optim.optimizer.startswith("paged") and rules.device == "cuda":
             _page_out(trainer, tracker)
+        if not rules.state_copy_is_elsewhere:
+            with tracker.during("checkpoint"):
+                snapshot = trainer.snapshot()
+                for tensor in snapshot.tensors.values():
+                    tracker.mark(tensor, "checkpoint_copy")
     return tracker.log
-
-
-def adapted(hf_config: Any, training: AdapterTraining) -> nn.Module:
-    """The model with its adapters, on `meta`: set up as a run does it.
-
-    The class is called directly: `from_config(dtype=…)` would set the default dtype of the whole process for a moment.
-    """
-    from transformers import AutoModelForCausalLM
-
-    hf_config._attn_implementation = training.attention
-    with torch.device("meta"):
-        model = AutoModelForCausalLM._model_mapping[type(hf_config)](hf_config)
-        if training.quantised:
-            for name, module in list(model.named_modules()):
-                if isinstance(module, nn.Linear) and module is not model.get_output_embeddings():
-                    _to_4bit(model, name, training)
-            model.is_loaded_in_4bit = True
-        asked = FineTuneModelConfig(rank=training.rank, target_modules=training.target_modules)
-        model, _ = wrap(model, asked, address="")
-    if training.gradient_checkpointing:
-        cast(Any, model).gradient_checkpointing_enable({"use_reentrant": False})
-    return model
-
-
-class AdapterTask:
-    """What the trainer needs of a fine-tuning task: the model and its loss."""
-
-    flops_per_token = 0
-
-    def __init__(self, model: nn.Module, precision: PrecisionName, tracker: StorageTracker | None):
-        self.model = model
-        self.device = torch.device("cpu")
-        self.precision = Precision(precision, self.device)
-        self.dropout_clock = DropoutClock(0)
-        self._tracker = tracker
-
-    def loss_sum(self, batch: Any) -> Tensor:
-        """Cross-entropy in nats, summed over the labels: the output layer never sees all positions at once."""
-        if self._tracker is not None:
-            self._tracker.begin_forward(self.dropout_clock.micro_step)
-        rules = self._tracker.rules if self._tracker is not None else CPU
-        inputs, labels = batch.inputs.to(self.device), batch.labels.to(self.device)
-        causal = cast(Any, self.model).get_base_model()
-        with self.precision.autocast(), rules.autocast(), _seen_by_peft(rules), _taken_for_real():
-            hidden = causal.get_decoder()(input_ids=inputs, use_cache=False).last_hidden_state  # [B, T, C]
-            return summed_cross_entropy(hidden, causal.get_output_embeddings().weight, labels)
-
-    def evaluate(self, stop: Callable[[], bool]) -> None:
-        """A forecast does not look."""
-
-    def samples(self, step: int, stop: Callable[[], bool]) -> list[dict[str, Any]]:
-        """Nor write."""
-        return []
-
-
-def trainer_of(task: AdapterTask, batches: Any, training: AdapterTraining) -> Trainer:
-    """The trainer, told as much of a config as its step reads."""
-    config = PretrainConfig(
-        train=TrainConfig(batch_size=training.batch_size, max_steps=1),
-        optim=OptimConfig(optimizer="adamw" if training.optimizer == "adamw" else "adamw_8bit"),
-    )
-    control = cast(Control, SimpleNamespace(want="run"))
-    keeper = cast(Keeper, None)
-    return Trainer(cast(Any, task), batches, config, NoRecorder(), control, keeper=keeper, matmul_peak=1.0, identity={})
 
 
 # -- inside -----------------------------------------------------------------------------------------------
 
 
-def _trainer(model: nn.Module, training: AdapterTraining, vocabulary: int, tracker: StorageTracker) -> Trainer:
-    tracker.follow_modules(model, vocabulary)
-    ids = TokenIds((training.batch_size, training.length), tracker)
-    batch = FakeBatch(ids, ids, training.batch_size * training.length)
-    task = AdapterTask(model, training.precision, tracker)
-    return trainer_of(task, FakeBatches(batch, training.grad_accum_steps), training)
+def _any_batch(shape: Shape, config: FineTuneConfig, extent: Extent, rules: DeviceRules) -> Timeline:
+    """At any batch size: where the loss is in many chunks, all beyond the second are alike, and two smaller batches
+    tell the rest. Else a replay takes no longer for a larger batch."""
+    batch, rows = config.train.batch_size, max(1, LOGITS_AT_ONCE // vocabulary_of(shape))
+    if batch * extent.labels <= MANY_CHUNKS * rows or not reads_plainly(of_depth(shape, 1)):
+        return _replayed(shape, config, extent, rules)
+    first = max(-(-2 * rows // extent.labels), PIECEMEAL_ROWS // extent.tokens + 1)  # 4 bits are unpacked from there on
+    if batch <= first + 1:
+        return _replayed(shape, config, extent, rules)
+    one, two = (_replayed(shape, _of_batch(config, size), extent, rules) for size in (first, first + 1))
+    return linear_in_batch(one, first, two, first + 1, batch, loss_in_chunks=True)
 
 
-def _to_4bit(model: nn.Module, name: str, training: AdapterTraining) -> None:
-    from bitsandbytes.nn import Linear4bit
-
-    linear = cast(nn.Linear, model.get_submodule(name))
-    layer = Linear4bit(
-        linear.in_features,
-        linear.out_features,
-        bias=linear.bias is not None,
-        compute_dtype=Precision(training.precision, torch.device("cpu")).dtype,
-        compress_statistics=training.double_quantisation,
-        quant_type="nf4",
-        device="meta",
-    )
-    model.set_submodule(name, layer)
+def _of_batch(config: FineTuneConfig, batch_size: int) -> FineTuneConfig:
+    return config.model_copy(update={"train": config.train.model_copy(update={"batch_size": batch_size})})
 
 
-def _lay_out(model: nn.Module, training: AdapterTraining, tracker: StorageTracker) -> None:
-    """Fakes in the place of all weights: frozen ones in the training's precision or 4 bits, adapters in fp32."""
-    from bitsandbytes.nn import Linear4bit
-
-    frozen = Precision(training.precision, torch.device("cpu")).dtype
-    made: dict[int, tuple[Tensor, Tensor]] = {}
-    for module in model.modules():
-        for store in (module._parameters, module._buffers):
-            for name, tensor in list(store.items()):
-                if tensor is None:
-                    continue
-                if id(tensor) not in made:
-                    is_4bit = name == "weight" and isinstance(module, Linear4bit)
-                    made[id(tensor)] = (tensor, _fake(tensor, frozen, is_4bit, training, tracker))
-                store[name] = made[id(tensor)][1]  # type: ignore[assignment]
+@lru_cache(maxsize=256)
+def _replayed(shape: Shape, config: FineTuneConfig, extent: Extent, rules: DeviceRules) -> Timeline:
+    return timeline(replay_step(shape, config, extent, rules))
 
 
-def _fake(
-    tensor: Tensor, frozen: torch.dtype, is_4bit: bool, training: AdapterTraining, tracker: StorageTracker
-) -> Tensor:
-    if is_4bit:
-        packed = nn.Parameter(torch.empty((-(-tensor.numel() // 2), 1), dtype=torch.uint8), requires_grad=False)
-        packed.quant_state = _quant_state(tensor, frozen, training, tracker)  # type: ignore[attr-defined]
-        tracker.mark(packed, "weights")
-        return packed
-    is_parameter = isinstance(tensor, nn.Parameter)
-    trains = is_parameter and tensor.requires_grad
-    dtype = frozen if is_parameter and not trains else tensor.dtype
-    fake = torch.empty(tensor.shape, dtype=dtype)
-    if is_parameter:
-        fake = nn.Parameter(fake, requires_grad=trains)
-    tracker.mark(fake, "adapters" if trains else "weights")
-    return fake
+def _taken(usual: Any, section: Any, *names: str) -> Any:
+    """`usual` with these settings of `section`."""
+    return usual.model_copy(update={name: getattr(section, name) for name in names})
 
 
-def _quant_state(tensor: Tensor, dtype: torch.dtype, training: AdapterTraining, tracker: StorageTracker) -> Any:
-    from bitsandbytes.functional import QuantState
+class _FollowedTask(FineTuneTask):
+    """The real task; says when a forward pass begins."""
 
-    scales = -(-tensor.numel() // NF4_BLOCK)
-    nested = None
-    if training.double_quantisation:
-        nested = QuantState(
-            absmax=torch.empty(-(-scales // NESTED_BLOCK), dtype=torch.float32),
-            code=torch.empty(256, dtype=torch.float32),
-            blocksize=NESTED_BLOCK,
-            dtype=torch.float32,
-        )
-    state = QuantState(
-        absmax=torch.empty(scales, dtype=torch.uint8 if nested else torch.float32),
-        shape=tensor.shape,
-        code=torch.empty(16, dtype=torch.float32),
-        blocksize=NF4_BLOCK,
-        quant_type="nf4",
-        dtype=dtype,
-        offset=torch.empty((), dtype=torch.float32) if nested else None,
-        state2=nested,
-    )
-    for part in (state, nested):
-        for value in vars(part).values() if part is not None else ():
-            if isinstance(value, Tensor):
-                tracker.mark(value, "quantisation_state")
-    return state
+    def __init__(
+        self, model: nn.Module, config: FineTuneConfig, precision: Precision, is_plain: bool, tracker: StorageTracker
+    ):
+        self._is_known_plain = is_plain
+        self._tracker = tracker
+        row = Example((0, 0), (True, True), 1)
+        data = SimpleNamespace(train=[row], val=[row], questions=lambda _: [])
+        super().__init__(model, config, cast(Prepared, data), cast(Tokenizer, None), precision)
+
+    def loss_sum(self, batch: Any) -> Tensor:
+        self._tracker.begin_forward(self.dropout_clock.micro_step)
+        rules, is_packed = self._tracker.rules, self.config.data.packing
+        with rules.autocast(), _seen_by_peft(rules, self.precision), nullcontext() if is_packed else _taken_for_real():
+            return super().loss_sum(batch)
+
+    def _reads_plainly(self) -> bool:
+        """Fakes have no numbers to compare."""
+        return self._is_known_plain
+
+
+class _FakeRows(RowBatch):
+    """A micro-batch of which only the lengths are known."""
+
+    def __init__(self, config: FineTuneConfig, extent: Extent, tracker: StorageTracker):
+        ids = cast(Tensor, TokenIds((config.train.batch_size, extent.tokens), tracker))
+        self.inputs = self.labels = ids
+        self.positions = ids if config.data.packing else None
+        self.n_labels = config.train.batch_size * extent.labels
+        self.n_tokens = config.train.batch_size * extent.tokens
+
+
+def _trainer(task: FineTuneTask, config: FineTuneConfig, extent: Extent, tracker: StorageTracker) -> Trainer:
+    tracker.follow_modules(task.model, task._output.out_features)
+    batch = _FakeRows(config, extent, tracker)
+    tracker.counted = batch.n_labels
+    batches = cast(Any, FakeBatches(cast(Any, batch), config.train.grad_accum_steps))
+    control, keeper = cast(Control, SimpleNamespace(want="run")), cast(Keeper, None)
+    return Trainer(task, batches, config, NoRecorder(), control, keeper=keeper, matmul_peak=1.0, identity={})
+
+
+def _keep_random_states(model: nn.Module, size: int, tracker: StorageTracker) -> None:
+    """With each checkpointed block transformers keeps the state of torch's generator: no operation makes that tensor,
+    so no tracker sees it. It lives as long as the function that computes the block again."""
+
+    def keeping(checkpoint: Callable[..., Any], name: str) -> Callable[..., Any]:
+        def checkpointed(block: Callable[..., Any], *inputs: Any, **settings: Any) -> Any:
+            with tracker.inside(name):
+                state = torch.empty(size, dtype=torch.uint8)
+
+            def again(*inputs: Any, kept: Tensor = state) -> Any:
+                return block(*inputs)
+
+            return checkpoint(again, *inputs, **settings)
+
+        return checkpointed
+
+    for name, module in cast(Any, model.named_modules()):
+        if "_gradient_checkpointing_func" in vars(module):
+            module._gradient_checkpointing_func = keeping(module._gradient_checkpointing_func, name)
 
 
 def _page_out(trainer: Trainer, tracker: StorageTracker) -> None:
@@ -284,7 +210,7 @@ def _page_out(trainer: Trainer, tracker: StorageTracker) -> None:
 @contextmanager
 def _taken_for_real() -> Iterator[None]:
     """transformers builds a mask of T × T for fake tensors, thinking that a compiler looks on, where a real run needs
-    none. Only fakes are told apart by this function, so no other thread can notice."""
+    none; packed rows need one. Only fakes are told apart by this function, so no other thread can notice."""
     from transformers.utils import import_utils
 
     before = import_utils.is_fake_tensor
@@ -295,15 +221,21 @@ def _taken_for_real() -> Iterator[None]:
         import_utils.is_fake_tensor = before
 
 
+def _seen_by_peft(rules: DeviceRules, precision: Precision) -> AbstractContextManager[object]:
+    return _cuda_autocast() if rules.device == "cuda" and precision.name != "fp32" else nullcontext()
+
+
 @contextmanager
-def _seen_by_peft(rules: DeviceRules) -> Iterator[None]:
+def _cuda_autocast() -> Iterator[None]:
     """peft asks whether *CUDA's* autocast is on. The flag belongs to this thread and moves no CPU tensor."""
-    if rules.device == "cpu":
-        yield
-        return
     before = torch.is_autocast_enabled("cuda")
-    torch.set_autocast_enabled("cuda", torch.is_autocast_enabled("cpu"))
+    torch.set_autocast_enabled("cuda", True)
     try:
         yield
     finally:
         torch.set_autocast_enabled("cuda", before)
+
+
+def _named(config: FineTuneConfig) -> Any:
+    assert config.compute.precision != "auto", "named before"
+    return config.compute.precision

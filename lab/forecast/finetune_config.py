@@ -1,7 +1,7 @@
 """The memory that a fine-tuning run will need, from its config: `finetune_need(config)`.
 
-The step alone is forecast. Evaluation keeps no activations and reads the same rows, and an answer is written one token
-at a time, so neither takes more.
+The step is replayed, and with it the copy for a checkpoint. Evaluation keeps no activations and reads the same rows,
+and an answer is written one token at a time, so neither takes more.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,14 +12,17 @@ from typing import Any
 import torch
 
 from lab.config import FineTuneConfig, RunConfig, changed
-from lab.errors import ConfigError
-from lab.finetuning.base import find_base
+from lab.errors import ConfigError, ModelError
+from lab.finetuning.base import find_base, gpt_shape
+from lab.finetuning.batches import Extent
+from lab.forecast.adviser import PROVEN_TOO_MUCH
 from lab.forecast.budget import CUDA_CONTEXT, Budget, Modelled, Verdict, free_memory, modelled, this_device
-from lab.forecast.finetune import AdapterTraining, step_timeline
+from lab.forecast.finetune import all_learnt, step_timeline
 from lab.forecast.kinds import KINDS, Kind
-from lab.forecast.memory import budget_side
+from lab.forecast.memory import CurvePoint, Moment, budget_side, curve_of, highest
 from lab.forecast.rules import Device
-from lab.forecast.tracked import TrackedStep, tracked
+from lab.forecast.tracked import TrackedStep, documents, tracked
+from lab.forecast.unfilled import HFShape, Shape
 from lab.rundir import RunDir
 from lab.training.memory import Change, Foreseen, TooLargeError, gib
 from lab.training.trainer import Trainer
@@ -32,67 +35,120 @@ class FineTuneNeed:
     """What a run's step will need. All figures in bytes."""
 
     device: Device
-    peak_bytes: int
+    peak: Moment
     """Of tensors."""
-    kinds: dict[Kind, int]
-    """What the peak is spent on; adds up to it."""
-    phase: str
-    """forward, backward or update: where the peak is."""
+    phases: dict[str, Moment]
+    """The highest moment of forward, backward and update."""
+    curve: tuple[CurvePoint, ...]
+    checkpoint_bytes: int
+    """The copy that is written to disk while training goes on; 0 on CUDA, where it lies in the computer's memory."""
     modelled: tuple[Modelled, ...]
     """What no replay sees."""
-    length: int
-    """Tokens of a row, as assumed."""
+    extent: Extent
+    """Of a sequence, as assumed."""
+    notes: tuple[str, ...]
+    """What was assumed besides."""
+
+    @property
+    def peak_bytes(self) -> int:
+        return self.peak.bytes
+
+    @property
+    def kinds(self) -> dict[Kind, int]:
+        """What the peak is spent on; adds up to it."""
+        return self.peak.kinds
 
     @property
     def total_bytes(self) -> int:
-        return self.peak_bytes + sum(part.bytes for part in self.modelled)
+        return self.peak_bytes + self.checkpoint_bytes + sum(part.bytes for part in self.modelled)
+
+    @property
+    def limited_bytes(self) -> int:
+        """What `Budget.limit_bytes` is compared with: all but context and process."""
+        return self.total_bytes - budget_side(self.modelled)
 
     def verdict(self, budget: Budget) -> Verdict:
         """Whether it fits."""
-        return budget.verdict(self.total_bytes - budget_side(self.modelled))
+        return budget.verdict(self.limited_bytes)
 
 
-def finetune_need(config: FineTuneConfig, device: Device, *, longest: int | None = None) -> FineTuneNeed | None:
-    """The memory of a step.
+def finetune_need(config: FineTuneConfig, device: Device, extent: Extent | None = None) -> FineTuneNeed:
+    """The memory of a step, whatever the method.
 
     Args:
         device: "cuda" needs no GPU.
-        longest: tokens of the longest row; None takes `max_length`.
-
-    Returns:
-        None where no replay knows the step: all weights training, 8-bit weights, DoRA, a GPT of the lab, the manual
-        attention; and where the base is not on this machine.
+        extent: of the rows; None takes rows of `max_length` of which every token is learnt.
 
     Raises:
-        LabError: the model is named wrongly.
+        LabError: no training could start either: the model is named wrongly or not on this machine, transformers does
+            not know it, or it cannot be stored as the method asks. Or its step cannot be replayed without its weights.
     """
-    model, compute = config.model, config.compute
-    if model.method not in ("lora", "qlora") or model.dora:
-        return None
-    base = find_base(model.model)
+    shape = _shape(config)
+    longest, extent = config.data.max_length, extent or all_learnt(config.data.max_length)
+    extent = Extent(min(longest, extent.tokens), min(max(1, longest - 1), extent.labels))
+    notes = [] if device == "cpu" else ["Computed for CUDA, not yet measured on one."]
+    if config.model.mode == "fast":
+        notes.append("This is for the compatible mode; the fused kernels of the fast one need less.")
+    if config.compute.precision != "auto":
+        return _need(shape, config, extent, device, notes)
+    if device == "cuda" or config.model.method == "qlora":
+        return _need(shape, changed(config, precision="bf16"), extent, device, [*notes, "In bf16, as a run chooses."])
+    notes.append("Precision is measured when the run starts; this is for the one that needs more memory.")
+    both = [_need(shape, changed(config, precision=name), extent, device, notes) for name in ("fp32", "bf16")]
+    return max(both, key=lambda one: one.total_bytes)
+
+
+def _need(shape: Shape, config: FineTuneConfig, extent: Extent, device: Device, notes: Sequence[str]) -> FineTuneNeed:
+    try:
+        found = step_timeline(shape, config, extent, device)
+    except RuntimeError as error:  # from torch, where an operation needs numbers: experts are chosen by them
+        raise ModelError(
+            f"A step of {config.model.model} cannot be replayed without its weights ({str(error).splitlines()[0]}), so "
+            "its memory is known only when it runs."
+        ) from error
+    phases = {name: highest(found, name) for name in ("forward", "backward", "update")}
+    peak = max(phases.values(), key=lambda moment: moment.bytes)
+    return FineTuneNeed(
+        device=device,
+        peak=peak,
+        phases=phases,
+        curve=curve_of(found),
+        checkpoint_bytes=int(found.live[-1, KINDS.index("checkpoint_copy")]),
+        modelled=modelled(device, peak.bytes),
+        extent=extent,
+        notes=tuple(notes),
+    )
+
+
+def _shape(config: FineTuneConfig) -> Shape:
+    base = find_base(config.model.model)
     if base.run is not None:
-        return None
+        return gpt_shape(base, config)
     from transformers import AutoConfig
 
-    length = config.data.max_length
-    if longest is not None and not config.data.packing:
-        length = min(length, longest)
-    training = AdapterTraining(
-        batch_size=config.train.batch_size,
-        length=length,
-        grad_accum_steps=config.train.grad_accum_steps,
-        rank=model.rank,
-        quantised=model.method == "qlora",
-        optimizer=config.optim.optimizer,
-        precision="bf16" if compute.precision == "auto" else compute.precision,
-        gradient_checkpointing=compute.gradient_checkpointing,
-        attention="sdpa" if compute.attention_impl == "sdpa" else "eager",
-        target_modules=model.target_modules,
-    )
-    found = step_timeline(AutoConfig.from_pretrained(base.folder, local_files_only=True), training, device)
-    kinds = {kind: int(size) for kind, size in zip(KINDS, found.live[found.peak], strict=True)}
-    peak = found.peak_bytes
-    return FineTuneNeed(device, peak, kinds, found.places[found.peak].phase, modelled(device, peak), length)
+    described = AutoConfig.from_pretrained(base.folder, local_files_only=True)
+    if not (hasattr(described, "num_hidden_layers") and hasattr(described, "vocab_size")):
+        raise ModelError(f"{base.name} is more than a language model, so its memory is not known in advance.")
+    return HFShape.of(described)
+
+
+def what_fits(config: FineTuneConfig, device: Device, extent: Extent | None, limit_bytes: int) -> list[Change]:
+    """Up to three changes that fit in `limit_bytes`, the one that costs least first.
+
+    Raises:
+        LabError: as `finetune_need`.
+    """
+    found: list[Change] = []
+    for values, sentence in _savings(config):
+        try:
+            need = finetune_need(changed(config, **values), device, extent)
+        except (ConfigError, ModelError):
+            continue  # such as 4 bits of a GPT of the lab
+        if need.limited_bytes <= limit_bytes:
+            found.append(Change(values, f"{sentence} ({gib(need.total_bytes)})"))
+        if len(found) == 3:
+            break
+    return found
 
 
 class FineTuneAdviser:
@@ -112,49 +168,41 @@ class FineTuneAdviser:
         """
         assert isinstance(config, FineTuneConfig)
         device: Device = "cuda" if config.compute.device == "cuda" else "cpu"
-        need = finetune_need(config, device, longest=self._longest())
-        if need is None:
+        try:
+            need = finetune_need(config, device, self._extent())
+        except ModelError:  # the model is loaded already, so it can be trained: only nobody knows what it takes
             return None
+        needed = need.peak_bytes + need.checkpoint_bytes
         if device == "cpu":
             free, most = free_memory()
-            if need.peak_bytes > most:
+            if needed > most:
                 raise TooLargeError(
-                    f"the run needs about {gib(need.peak_bytes)}, and this computer has no more than {gib(most)} left.",
+                    f"the run needs about {gib(needed)}, and this computer has no more than {gib(most)} left.",
                     most,
                 )
         else:
             initialised = torch.cuda.is_initialized()
             free = torch.cuda.mem_get_info()[0] if initialised else this_device(device).total_bytes - CUDA_CONTEXT
-        is_followed = device == "cpu" and config.model.method == "lora"
-        found = Foreseen(need.peak_bytes, step_bytes=need.peak_bytes if is_followed else None)
-        if need.peak_bytes <= free:
+        found = Foreseen(needed, step_bytes=need.peak_bytes if device == "cpu" else None, curve=documents(need.curve))
+        if needed <= free:
             return found
-        said = f"This run needs about {gib(need.peak_bytes)} at its peak, and {gib(free)} are free now."
+        said = f"This run needs about {gib(needed)} at its peak, and {gib(free)} are free now."
         return replace(found, warning=said)
 
     def follow(self, trainer: Trainer) -> AbstractContextManager[TrackedStep]:
-        """On a CPU each tensor of the step, beside weights that are not packed; else nothing."""
-        config = trainer.config
-        is_plain = isinstance(config, FineTuneConfig) and config.model.method == "lora"
-        return tracked(trainer) if is_plain and trainer.task.device.type == "cpu" else nullcontext(TrackedStep())
+        """On a CPU each tensor of the step; a GPU's allocator counts by itself."""
+        return tracked(trainer) if trainer.task.device.type == "cpu" else nullcontext(TrackedStep())
 
     def out_of_memory(self, config: RunConfig, limit_bytes: int) -> Sequence[Change]:
-        """The first change of each kind that fits, the one that costs least first."""
         assert isinstance(config, FineTuneConfig)
         device: Device = "cuda" if config.compute.device == "cuda" else "cpu"
-        found = []
-        for values, sentence in _savings(config):
-            try:
-                need = finetune_need(changed(config, **values), device, longest=self._longest())
-            except ConfigError:
-                continue
-            if need is not None and need.verdict(Budget("what is free", device, limit_bytes)).fits:
-                found.append(Change(values, f"{sentence} ({gib(need.peak_bytes)})"))
-        return found[:3]
+        extent = self._extent()
+        proven = PROVEN_TOO_MUCH * finetune_need(config, device, extent).limited_bytes
+        return what_fits(config, device, extent, min(limit_bytes, round(proven)))
 
-    def _longest(self) -> int | None:
-        data = self.run.info().get("resolved", {}).get("data", {})
-        return data.get("longest")
+    def _extent(self) -> Extent | None:
+        found = self.run.info().get("resolved", {}).get("extent")
+        return Extent(**found) if found else None
 
 
 def _savings(config: FineTuneConfig) -> Iterator[tuple[dict[str, Any], str]]:
@@ -169,7 +217,9 @@ def _savings(config: FineTuneConfig) -> Iterator[tuple[dict[str, Any], str]]:
             {"batch_size": batch, "grad_accum_steps": parts, "gradient_checkpointing": True},
             f"a batch of {batch} accumulated {parts} times with gradient checkpointing",
         )
-    if config.model.method == "lora":
+    if config.model.method == "full":
+        yield {"method": "lora"}, "only adapters learn (lora)"
+    elif config.model.method != "qlora":
         yield {"method": "qlora"}, "weights in 4 bits (qlora)"
         yield {"method": "qlora", "gradient_checkpointing": True}, "qlora with gradient checkpointing"
     length = config.data.max_length

@@ -22,7 +22,13 @@ MIB = 2**20
 CUDA_BLOCK = 512
 """CUDA's allocator hands out multiples of this many bytes (c10/cuda/CUDACachingAllocator.cpp, kMinBlockSize)."""
 
-_PIECEMEAL_ROWS = 1536  # bitsandbytes/backends/cuda/ops.py, _gemm_4bit_custom_max_m, 0.50
+PIECEMEAL_ROWS = 1536  # bitsandbytes/backends/cuda/ops.py, _gemm_4bit_custom_max_m, 0.50
+_PICK = torch.ops.aten.index.Tensor
+_aten = torch.ops.aten
+_ARITHMETIC = {
+    getattr(_aten, name + mark).Tensor: bool(mark) for name in ("mul", "add", "sub", "div") for mark in ("", "_")
+}
+"""Operation -> whether it writes into its first input."""
 _FLASH_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default
 
 
@@ -42,15 +48,26 @@ class DeviceRules:
         """Bytes that the kernel holds inside while it runs, beyond its results."""
         if self.device == "cuda" and func is _FLASH_BACKWARD:
             return flash_backward_workspace(args[1])
-        if str(func) == "bitsandbytes.gemm_4bit.default":
+        if func is _PICK and (mask := args[1][0]) is not None and mask.dtype is torch.bool:
+            return 8 * mask.dim() * len(result)  # where the mask is true: int64 [picked, dim]
+        if func in _ARITHMETIC and self.device == "cpu":
+            return widened(args[0], args[1], in_place=_ARITHMETIC[func])
+        if func.namespace == "bitsandbytes":
+            return self._bitsandbytes(str(func), args, result)
+        return 0
+
+    def _bitsandbytes(self, name: str, args: tuple[Any, ...], result: Any) -> int:
+        if name == "bitsandbytes.gemm_4bit.default":
             return self._unpacked_4bit(args)
+        if name == "bitsandbytes.int8_scaled_mm.default":
+            return 4 * int(result.numel())  # bytes times bytes are summed in int32 first
         return 0
 
     def _unpacked_4bit(self, args: tuple[Any, ...]) -> int:
         """A product with a 4-bit matrix unpacks it first; on CUDA up to 1,536 rows are done piecemeal."""
         inputs, _, shape = args[:3]
         rows = inputs.numel() // inputs.shape[-1]
-        if self.device == "cuda" and rows <= _PIECEMEAL_ROWS:
+        if self.device == "cuda" and rows <= PIECEMEAL_ROWS:
             return 0
         elements = shape[0] * shape[1]
         return elements * inputs.element_size() + 4 * -(-elements // 64)  # and its scales in fp32
@@ -72,6 +89,19 @@ class DeviceRules:
 
 CPU = DeviceRules("cpu")
 CUDA = DeviceRules("cuda")
+
+
+def widened(one: Tensor, other: Any, *, in_place: bool) -> int:
+    """Bytes of the copies that a CPU makes where an operation joins two number formats (TensorIterator.cpp,
+    compute_types): of the narrower input, and where the result goes there, of the result. CUDA converts as it computes.
+    """
+    if not isinstance(other, Tensor) or one.dtype is other.dtype or not (one.dim() and other.dim()):
+        return 0
+    common = torch.promote_types(one.dtype, other.dtype)
+    copied = [tensor for tensor in (one, other) if tensor.dtype is not common]
+    if in_place and one.dtype is not common:
+        copied.append(one)  # as what is written
+    return sum(common.itemsize * tensor.numel() for tensor in copied)
 
 
 def flash_backward_workspace(query: Tensor) -> int:

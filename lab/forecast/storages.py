@@ -29,6 +29,8 @@ _DEVICE_OF = torch.ops.prim.device.default
 _NUMBER_OF = torch.ops.aten._local_scalar_dense.default
 _COPY_OF = torch.ops.aten._to_copy.default
 _aten = torch.ops.aten
+_PICK = _aten.index.Tensor
+_PUT_AT = _aten.index_put.default
 _IN_PLACE = frozenset(
     (_aten.mul_.Tensor, _aten.add_.Tensor, _aten.sub_.Tensor, _aten.exp_.default, _aten.copy_.default,
      _aten.zero_.default, _aten.fill_.Scalar, _aten.bernoulli_.float, _aten.scatter_add_.default)
@@ -86,7 +88,7 @@ class Log:
     """Bytes that each operation's kernel holds only while it runs."""
     storages: list[Storage] = field(default_factory=list)
     trained_matrices: set[tuple[int, ...]] = field(default_factory=set)
-    """Shapes of the matrices that train: a result of such a shape in the loss is a gradient."""
+    """Shapes of output layers that train: a result of such a shape in the loss is a gradient."""
 
 
 class StorageTracker(TorchDispatchMode):
@@ -104,6 +106,8 @@ class StorageTracker(TorchDispatchMode):
         self._forward_places: dict[int, tuple[int | None, str, Site | None]] = {}
         self._last_layer: int | None = None
         self._vocabulary: int | None = None
+        self.counted = 0
+        """Positions of a micro-batch that are learnt: how many a mask of them would pick, if it had numbers."""
 
     # -- what the replay tells ----------------------------------------------------------------------------
 
@@ -120,6 +124,15 @@ class StorageTracker(TorchDispatchMode):
         finally:
             self.phase, self._last_layer = before, None
 
+    @contextmanager
+    def inside(self, module: str) -> Iterator[None]:
+        """Count what is made in it to a module that has not been entered."""
+        self._modules.append(module)
+        try:
+            yield
+        finally:
+            self._modules.pop()
+
     def follow_modules(self, model: nn.Module, vocabulary: int) -> list[RemovableHandle]:
         """Know which module is at work. Hooks on this model only: global ones would see a training run too.
 
@@ -134,7 +147,7 @@ class StorageTracker(TorchDispatchMode):
                 hooks.append(module.register_forward_hook(self._leave, always_call=True))
         for parameter in model.parameters():
             if parameter.requires_grad:
-                if parameter.dim() > 1:
+                if parameter.dim() > 1 and len(parameter) == vocabulary:
                     self.log.trained_matrices.add(tuple(parameter.shape))
                 hooks.append(parameter.register_post_accumulate_grad_hook(lambda p: self.mark(p.grad, "gradients")))
         return hooks
@@ -164,10 +177,20 @@ class StorageTracker(TorchDispatchMode):
         if func is _NUMBER_OF:  # `.item()`, but there are no numbers. A loss of 0 is finite, and the step is taken
             return 0.0 if args[0].dtype.is_floating_point else True if args[0].dtype is torch.bool else 1
         if func in _IN_PLACE:  # changes numbers only, and there are none
+            self._follow(func, args, ())
             return args[0]
-        result = func(*args, **(kwargs or {}))
+        if func is _PUT_AT and args[3:]:  # real tensors are added to in place; for fakes autograd takes another way
+            return args[0]
+        result = self._picked(*args) if func is _PICK else func(*args, **(kwargs or {}))
         self._follow(func, args, result)
         return result
+
+    def _picked(self, tensor: Tensor, indices: list[Tensor | None]) -> Tensor:
+        """`tensor[indices]`; where a mask picks positions, as many as are known to be learnt."""
+        mask = indices[0]
+        if mask is None or mask.dtype is not torch.bool:
+            return _PICK(tensor, indices)
+        return torch.empty((self.counted, *tensor.shape[mask.dim() :]), dtype=tensor.dtype)
 
     def _follow(self, func: Any, args: tuple, result: Any) -> None:
         """Count what an operation has made."""

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from lab.forecast.memory import CurvePoint, curve_of
 from lab.forecast.replay import mark_state
@@ -71,8 +71,11 @@ def tracked(trainer: Trainer) -> Iterator[TrackedStep]:
     model = task.model
     for tensor in (*model.parameters(), *model.buffers()):
         tracker.mark(tensor, "weights")
+    for tensor in packed_state(model):
+        tracker.mark(tensor, "quantisation_state")
     mark_state(trainer, tracker)
-    vocabulary = max(len(parameter) for parameter in model.parameters())  # the rows of the output layer
+    # The rows of the output layer; it is never packed.
+    vocabulary = max(len(parameter) for parameter in model.parameters() if parameter.is_floating_point())
     hooks = tracker.follow_modules(model, vocabulary)
     loss_sum = task.loss_sum
 
@@ -91,6 +94,18 @@ def tracked(trainer: Trainer) -> Iterator[TrackedStep]:
             hook.remove()
     if any(place.phase == "update" for place in tracker.log.places):  # else it was stopped on the way
         found.timeline = timeline(tracker.log)
+
+
+def packed_state(model: nn.Module) -> Iterator[Tensor]:
+    """What turns a model's 4- or 8-bit weights back into numbers; it is neither parameter nor buffer."""
+    for module in model.modules():
+        weight = getattr(module, "weight", None)
+        nested = getattr(weight, "quant_state", None)
+        for holder in (weight, getattr(module, "state", None), nested, getattr(nested, "state2", None)):
+            for name in ("SCB", "absmax", "code", "offset"):
+                found = getattr(holder, name, None)
+                if isinstance(found, Tensor):
+                    yield found
 
 
 def documents(points: Sequence[CurvePoint]) -> list[Mapping[str, Any]]:

@@ -8,11 +8,14 @@ from streamlit.testing.v1 import AppTest
 
 from app.ui.finetuning_adapter import deltas_of, layer_table
 from app.ui.finetuning_curve import first_drop, overfitting
+from app.ui.finetuning_memory import extent_of
 from app.ui.finetuning_plane import plane_data, verdict
 from app.ui.finetuning_preview import chips_of, preview_of
 from app.ui.finetuning_view import pairs
 from lab.engine import Engine
 from lab.finetuning.export import export_run, exports_of
+from lab.forecast.budget import CUDA_CONTEXT, RESERVE, Budget
+from lab.forecast.finetune_config import finetune_need
 from lab.rundir import all_runs, find_run
 from lab.sessions import shelf
 from lab.store import run_row
@@ -65,10 +68,26 @@ def test_the_preview_counts_rows_and_says_how_much_is_learnt(home: AppTest, fold
 
 
 def test_the_memory_of_a_step_is_laid_beside_this_machine_and_16_gb(home: AppTest, folder: Path) -> None:
-    page = opened(home, model=str(folder), max_length=512, memory=True)
-    said = words_on(page)
-    assert "The most tensors are alive in the" in said
-    assert [metric.label for metric in page.metric] == ["This computer", "A GPU with 16 GB"]
+    for method in ("lora", "full"):
+        page = opened(home, model=str(folder), max_length=512, method=method, memory=True)
+        assert "The most tensors are alive in" in words_on(page)
+        assert [metric.label for metric in page.metric] == ["This computer", "A GPU with 16 GB"]
+
+
+def test_where_a_run_does_not_fit_one_click_puts_what_fits_into_the_form(
+    home: AppTest, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"max_length": 512, "precision": "fp32", "batch_size": 8}
+    config = config_for(folder, **settings)
+    need = finetune_need(config, "cuda", extent_of(config))
+    small = Budget("16 GB", "cuda", CUDA_CONTEXT + RESERVE["cuda"] + round(0.7 * need.limited_bytes))
+    monkeypatch.setattr("app.ui.finetuning_memory.gpu_budget", lambda: small)
+    page = opened(home, model=str(folder), memory=True, **settings)
+    assert "Fit me" in words_on(page)
+    button(page, "ft_fit_cuda_0").click().run()
+    assert not page.exception, page.exception
+    assert page.session_state["ft_gradient_checkpointing"] is True
+    assert "Fit me" not in words_on(page)
 
 
 def test_broken_rows_are_refused_on_start_and_no_run_is_made(home: AppTest, folder: Path) -> None:

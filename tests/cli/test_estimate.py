@@ -53,8 +53,9 @@ def test_a_fine_tuning_is_forecast_when_a_model_is_named(
     assert plain["peak_bytes"] == sum(plain["breakdown"].values())
     assert plain["verdicts"][0]["colour"] == "green"
     assert quantised["breakdown"]["weights"] < plain["breakdown"]["weights"]
-    assert main(["estimate", "--model", str(tiny_llama), "--dora"]) == 1
-    assert "can be forecast" in capsys.readouterr().err
+    assert memory("--method", "full")["breakdown"]["optimizer"] > plain["breakdown"]["optimizer"]
+    assert memory("--dora")["peak_bytes"] > plain["peak_bytes"]
+    assert quantised["breakdown"]["weights"] < memory("--method", "lora_8bit")["breakdown"]["weights"]
 
 
 def test_a_setting_of_fine_tuning_alone_is_no_setting_of_pretraining(

@@ -29,13 +29,15 @@ SMALL: dict[str, Any] = {
 """A run of a second or two. Nothing in it is `auto`, so nothing is measured."""
 
 
-def tiny_folder(folder: Path, family: str = "llama", template: str | None = CHAT) -> Path:
+def tiny_folder(folder: Path, family: str = "llama", template: str | None = CHAT, **shape: Any) -> Path:
     """A model of this family with random weights and a context of 512, with a tokenizer of bytes that chats."""
     config: Any = CONFIGS[family]()
     config.vocab_size += 2  # the marks of the template
     for name in ("max_position_embeddings", "n_positions"):
         if name in config.to_dict():
             setattr(config, name, 512)
+    for name, value in shape.items():
+        setattr(config, name, value)
     model = filled(transformers.AutoModelForCausalLM.from_config(config))
     model.save_pretrained(folder)
     return saved_tokenizer(folder, template)

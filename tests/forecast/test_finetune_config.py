@@ -1,81 +1,104 @@
-"""The memory of a fine-tuning run from its config: against the allocator, and what is said where it does not fit."""
+"""The memory of a fine-tuning run from its config: an answer for every method, what is said where it does not fit, and
+the first step of a real run beside it."""
 
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lab.finetuning.batches import RowBatch
-from lab.finetuning.examples import Example
+from lab.errors import ModelError
+from lab.finetuning.batches import Extent
 from lab.finetuning.job import FineTuneJob
 from lab.forecast.budget import gpu_budget
 from lab.forecast.finetune_config import FineTuneAdviser, finetune_need
 from lab.rundir import create_run
 from lab.training.run import train_run
-from lab.training.trainer import Trainer
 from tests.finetuning.conftest import quick as quick
 from tests.finetuning.conftest import tiny_llama as tiny_llama
-from tests.finetuning.helpers import config_for, finetune, task_for
-from tests.forecast.reference import allocator_peak
-from tests.training.helpers import GivenBatches, NoKeeper, RowList, Trained, assert_same_tensors
+from tests.finetuning.helpers import config_for, finetune
+from tests.finetuning.test_runs import own_gpt as own_gpt
+from tests.training.helpers import RowList, Trained, assert_same_tensors
 
-LENGTH = 128
+pytestmark = pytest.mark.filterwarnings("ignore")
 
-
-class _Running:
-    want = "run"
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [{}, {"method": "qlora", "precision": "bf16"}, {"gradient_checkpointing": True}, {"target_modules": "mlp"}],
-    ids=str,
-)
-def test_a_runs_own_step_takes_what_was_forecast(changes: dict[str, Any], tiny_llama: Path) -> None:
-    config = config_for(tiny_llama, max_length=512, grad_accum_steps=2, **changes)
-    rows = [Example(tuple(range(3, 3 + LENGTH)), (True,) * LENGTH, 1)] * config.train.batch_size
-    batch = RowBatch.of([(row,) for row in rows], packed=False)
-
-    def work() -> object:
-        task, _ = task_for(config)
-        batches = GivenBatches([batch, batch])  # type: ignore[list-item]
-        trainer = Trainer(
-            task, batches, config, RowList(), _Running(), keeper=NoKeeper(), matmul_peak=1.0, identity={}  # type: ignore[arg-type]
-        )  # fmt: skip
-        task.model.train()
-        for _ in range(2):
-            trainer._step()
-        return trainer
-
-    need = finetune_need(config, "cpu", longest=LENGTH)
-    assert need is not None
-    assert sum(need.kinds.values()) == need.peak_bytes
-    assert need.peak_bytes == pytest.approx(allocator_peak(work), rel=0.05)
+METHODS: list[dict[str, Any]] = [
+    {},
+    {"method": "qlora"},
+    {"method": "lora_8bit", "precision": "bf16"},
+    {"method": "full"},
+    {"dora": True, "method": "lora_8bit"},
+    {"mode": "fast"},
+    {"packing": True, "attention_impl": "manual"},
+    {"precision": "auto", "optimizer": "paged_adamw_8bit"},
+]
 
 
-@pytest.mark.parametrize("changes", [{"method": "full"}, {"method": "lora_8bit"}, {"dora": True}])
-def test_what_no_replay_knows_is_not_guessed(changes: dict[str, Any], tiny_llama: Path) -> None:
-    assert finetune_need(config_for(tiny_llama, **changes), "cpu") is None
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("changes", METHODS, ids=str)
+def test_there_is_an_answer_for_every_method_and_its_parts_add_up(
+    changes: dict[str, Any], device: Any, tiny_llama: Path
+) -> None:
+    need = finetune_need(config_for(tiny_llama, **changes), device)
+    assert sum(need.kinds.values()) == need.peak_bytes == max(moment.bytes for moment in need.phases.values())
+    assert max(point.bytes for point in need.curve) == need.peak_bytes
+    assert need.extent == Extent(512, 511)
+    assert (need.checkpoint_bytes > 0) == (device == "cpu")
+    assert need.peak.line
+
+
+def test_a_gpt_of_the_lab_is_forecast_and_4_bits_of_it_are_refused_in_a_sentence(own_gpt: str) -> None:
+    lora, full = (finetune_need(config_for(own_gpt, method=method), "cpu") for method in ("lora", "full"))
+    assert lora.kinds["adapters"] > 0
+    assert full.kinds["optimizer"] > lora.kinds["optimizer"]
+    with pytest.raises(ModelError, match="choose method lora or full"):
+        finetune_need(config_for(own_gpt, method="qlora"), "cpu")
+
+
+def test_a_mixture_of_experts_is_said_to_be_unknown_and_its_run_is_not_stopped_by_that(tmp_path: Path) -> None:
+    import transformers
+
+    from tests.finetuning.tokenizers import saved_tokenizer
+    from tests.tiny_models import CONFIGS
+
+    shape = CONFIGS["llama"]().to_dict()
+    experts = transformers.MixtralConfig(**{**shape, "vocab_size": 261, "architectures": None}, num_local_experts=4)
+    transformers.AutoModelForCausalLM.from_config(experts).save_pretrained(tmp_path / "experts")
+    config = config_for(saved_tokenizer(tmp_path / "experts"))
+    with pytest.raises(ModelError, match="cannot be replayed without its weights"):
+        finetune_need(config, "cpu")
+    assert FineTuneAdviser(create_run(config)).foresee(config) is None
+
+
+def test_only_what_is_learnt_has_scores(tiny_llama: Path) -> None:
+    config = config_for(tiny_llama, gradient_checkpointing=True)
+    few, all_of_them = (finetune_need(config, "cpu", Extent(512, labels)).phases["forward"] for labels in (20, 511))
+    scores = 4 * 261 * 2 * 511  # fp32, vocabulary, rows, labels
+    assert all_of_them.kinds["logits"] == 2 * scores, "and how far off they are"
+    assert few.bytes < all_of_them.bytes - scores
 
 
 def test_a_run_records_its_forecast_and_advice_fits_into_what_there_is(tiny_llama: Path, quick: Path) -> None:
     config = config_for(tiny_llama, batch_size=8)
     adviser = FineTuneAdviser(create_run(config))
     found = adviser.foresee(config)
-    assert found is not None
     assert found.needed_bytes > 0
     need = finetune_need(config, "cpu")
-    assert need is not None
     assert need.verdict(gpu_budget(16)).fits
-    limit = round(0.7 * need.peak_bytes) + (2 << 30)  # the budget takes process and reserve off
-    for change in adviser.out_of_memory(config, limit):
+    limit = round(0.7 * need.limited_bytes)
+    advice = adviser.out_of_memory(config, limit)
+    assert advice
+    for change in advice:
         changed = finetune_need(config_for(tiny_llama, **{"batch_size": 8, **change.changes}), "cpu")
-        assert changed is not None
-        assert changed.peak_bytes < need.peak_bytes
+        assert changed.limited_bytes <= limit
 
 
-def test_the_first_step_of_a_run_is_followed_and_changes_nothing(tiny_llama: Path, quick: Path) -> None:
-    config = config_for(tiny_llama, lora_dropout=0.1, completion_only=False)
+@pytest.mark.parametrize(
+    "changes", [{"lora_dropout": 0.1}, {"method": "qlora"}, {"method": "lora_8bit"}, {"method": "full"}], ids=str
+)
+def test_the_first_step_of_a_run_is_followed_and_changes_nothing(
+    changes: dict[str, Any], tiny_llama: Path, quick: Path
+) -> None:
+    config = config_for(tiny_llama, completion_only=False, max_length=300, **changes)
     plain = finetune(config)
     run, rows = create_run(config), RowList()
     outcome = train_run(run, rows, None, FineTuneAdviser(run), FineTuneJob)
@@ -83,8 +106,7 @@ def test_the_first_step_of_a_run_is_followed_and_changes_nothing(tiny_llama: Pat
     followed = Trained(run, rows, outcome)
     assert_same_tensors(plain.tensors(), followed.tensors())
     memory = run.info()["memory"]
-    need = finetune_need(config, "cpu", longest=run.info()["resolved"]["data"]["longest"])
-    assert need is not None
+    need = finetune_need(config, "cpu", Extent(**run.info()["resolved"]["extent"]))
     assert memory["step_forecast_bytes"] == need.peak_bytes
     # The forecast is for the longest rows; those of the first step are as they come.
     assert 0.5 * need.peak_bytes < outcome.memory["system/step_memory_gib"] * 2**30 <= 1.05 * need.peak_bytes

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.gpu.memory import RESULT
+from benchmarks.gpu.memory import RESULT, adapter_config
 from lab.config import build_pretrain
 from lab.forecast.budget import CUBLAS_WORKSPACE, gpu_budget
 from lab.forecast.memory import step_timeline
@@ -33,7 +33,9 @@ def _forecast(figure: dict[str, Any]) -> int:
         return step_timeline(build_pretrain(figure["config"]), "cuda").peak_bytes
     transformers = pytest.importorskip("transformers")
     from lab.forecast import finetune
+    from lab.forecast.unfilled import HFShape
 
     name, shape = figure["shape"]
-    training = finetune.AdapterTraining(**figure["training"])
-    return finetune.step_timeline(getattr(transformers, name)(**shape), training, "cuda").peak_bytes
+    extent = finetune.all_learnt(figure["training"]["length"])
+    config = adapter_config(figure["training"])
+    return finetune.step_timeline(HFShape.of(getattr(transformers, name)(**shape)), config, extent, "cuda").peak_bytes
