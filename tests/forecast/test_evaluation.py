@@ -5,7 +5,8 @@ import pytest
 
 from lab.config import PRESETS, changed
 from lab.data.batches import ValidationWindows
-from lab.forecast.memory import PROMPT_TOKENS, forecast
+from lab.forecast.lookup import PROMPT_TOKENS
+from lab.forecast.memory import forecast
 from lab.models.generate import generate
 from lab.models.sampling import Sampling
 from lab.training.pretraining import EVAL_TOKENS_AT_ONCE
