@@ -5,6 +5,7 @@ checkpoints. Asking a run to pause, stop or save goes through its control file, 
 """
 
 import atexit
+import gc
 import os
 import socket
 import sys
@@ -265,6 +266,7 @@ class Engine:
         run = self._directory(run_id)
         try:
             _free_the_gpu()
+            _spare_the_collector()
             ingest(self.database, run)  # what an earlier process left: it must not come in after the rows of this one
             recorder = DatabaseRecorder(self.database, run_id)
             outcome = jobs.execute(run, recorder)
@@ -363,6 +365,19 @@ def _free_the_gpu() -> None:
         from lab.sessions import shelf
 
         shelf.leave("cuda")
+
+
+def _spare_the_collector() -> None:
+    """Take what is there now, PyTorch's and Streamlit's modules, out of all later garbage collections.
+
+    A full collection looks at each of some million objects, and holds the lock that the training thread needs too.
+    What polls leave behind sets one off again and again.
+    """
+    import lab.training.run  # noqa: F401 - for PyTorch, which is loaded with it
+
+    gc.unfreeze()  # what an earlier run left out may be garbage by now
+    gc.collect()
+    gc.freeze()
 
 
 def _maker_lives(info: dict[str, Any]) -> bool:

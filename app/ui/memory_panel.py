@@ -8,7 +8,7 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from app.ui import words
-from app.ui.forecasts import MOST, TARGETS, Answer, Question, Side, Target, get_forecasts, question_of
+from app.ui.forecasts import TARGETS, Look, get_forecasts, look_at
 from app.ui.forms import Form
 from app.ui.memory_figure import is_modelled_drawn, step_figure
 from app.ui.polled import polled
@@ -16,6 +16,7 @@ from lab.config import PretrainConfig
 from lab.models.parts import state_bytes
 
 if TYPE_CHECKING:
+    from lab.forecast.answers import Answer, Side, Target
     from lab.forecast.fit import Saving
 
 SAVING_KNOBS = {
@@ -49,17 +50,17 @@ def draw_memory(config: PretrainConfig | None, form: Form, *, expanded: bool = F
             key=TARGET_KEY, persist_state="session",
             help="Which memory the picture and the suggestions are for.",
         ) or "here"  # fmt: skip
-        question = question_of(config, target)
-        answer = _ask(question)
+        look = look_at(config, target)
+        answer = _ask(look)
         is_done, is_known = answer is not None and answer.is_done, answer is not None
         # Always polled, so that the same things stand in the same place; it looks again only while it has to.
-        polled(_panel, question, config, form, is_known, is_done, every=None if is_done else POLL_S)
+        polled(_panel, look, config, form, is_known, is_done, every=None if is_done else POLL_S)
 
 
 def draw_verdict(config: PretrainConfig) -> None:
     """One line for the sidebar, beside the other figures. It does not look again by itself: the panel does."""
     target: Target = st.session_state.get(TARGET_KEY) or "here"
-    answer = _ask(question_of(config, target))
+    answer = _ask(look_at(config, target))
     if answer is None or not answer.sides:
         exact = state_bytes(config.model, config.optim.optimizer)["total"]
         st.caption(f"**Memory** computing … weights, gradients and optimizer alone: {words.data(exact)}")
@@ -78,7 +79,7 @@ def saving_places(names: Sequence[str]) -> Places:
 
 def draw_savings_beside(config: PretrainConfig, places: Places) -> None:
     """Into those places, once it is known: the neighbouring value of each knob, and what it would change."""
-    answer = _ask(question_of(config, st.session_state.get(TARGET_KEY) or "here"))
+    answer = _ask(look_at(config, st.session_state.get(TARGET_KEY) or "here"))
     for saving in (answer.savings or ()) if answer is not None else ():
         if saving.knob in places:
             places[saving.knob].caption(said_beside(saving))
@@ -105,13 +106,13 @@ def gib(size: float) -> str:
 # -- inside -----------------------------------------------------------------------------------------------
 
 
-def _ask(question: Question) -> Answer | None:
+def _ask(look: Look) -> "Answer | None":
     tab = st.session_state.setdefault(TAB_KEY, uuid4().hex)
-    return get_forecasts().ask(tab, question)
+    return get_forecasts().ask(tab, look)
 
 
-def _panel(question: Question, config: PretrainConfig, form: Form, is_known: bool, is_done: bool) -> None:
-    answer = _ask(question)
+def _panel(look: Look, config: PretrainConfig, form: Form, is_known: bool, is_done: bool) -> None:
+    answer = _ask(look)
     if answer is not None and (answer.is_done != is_done or not is_known):
         st.rerun()  # twice in all: for the line in the sidebar, and when there is nothing left to look for
     if answer is None:
@@ -122,20 +123,20 @@ def _panel(question: Question, config: PretrainConfig, form: Form, is_known: boo
             + "."
         )
         return
-    _draw(answer, question.target, config, form)
+    _draw(answer, look.target, config, form)
     if not answer.is_done:
         st.caption("Computing what else would fit …")
 
 
-def _colour(side: Side) -> str:
+def _colour(side: "Side") -> str:
     return COLOURS[side.verdict.colour]
 
 
-def _short(target: Target, side: Side) -> str:
+def _short(target: "Target", side: "Side") -> str:
     return f"{SIGNS[side.verdict.colour]} {'here' if target == 'here' else 'in 16 GB'}"
 
 
-def _draw(answer: Answer, target: Target, config: PretrainConfig, form: Form) -> None:
+def _draw(answer: "Answer", target: "Target", config: PretrainConfig, form: Form) -> None:
     if answer.error:
         st.warning(answer.error)
         return
@@ -158,7 +159,7 @@ def _draw(answer: Answer, target: Target, config: PretrainConfig, form: Form) ->
         _draw_savings(answer, form)
 
 
-def _draw_verdict(target: Target, side: Side) -> None:
+def _draw_verdict(target: "Target", side: "Side") -> None:
     verdict, need = side.verdict, side.forecast.total_bytes
     left = abs(verdict.margin_bytes)
     with st.container(horizontal=True, vertical_alignment="center"):
@@ -174,7 +175,9 @@ def _draw_verdict(target: Target, side: Side) -> None:
         st.badge(f"{SIGNS[verdict.colour]}, {said}", color=_colour(side))  # type: ignore[arg-type]
 
 
-def _draw_options(answer: Answer, target: Target, form: Form) -> None:
+def _draw_options(answer: "Answer", target: "Target", form: Form) -> None:
+    from lab.forecast.answers import MOST
+
     st.markdown(f"**Fit me** · {TARGETS[target].lower()}")
     if answer.options is None:
         return
@@ -190,7 +193,7 @@ def _draw_options(answer: Answer, target: Target, form: Form) -> None:
             _draw_choice(f"{title} that fits: {value:,}{more}", changes, form, key=f"fit_{knob}")
 
 
-def _draw_savings(answer: Answer, form: Form) -> None:
+def _draw_savings(answer: "Answer", form: Form) -> None:
     st.markdown("**What each knob alone would change**")
     for number, saving in enumerate(answer.savings or ()):
         changes = {saving.knob: saving.value}

@@ -1,19 +1,23 @@
 """What the memory panel says, from forecasts of real configs."""
 
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app.ui.forecasts import Answer, Forecasts, Question, get_forecasts
+from app.ui.forecasts import Forecasts, Look, get_forecasts
 from app.ui.memory_after import by_device, error_history
 from app.ui.memory_figure import MOST_MOMENTS, is_modelled_drawn, laid_over, measured_rows, step_figure, step_rows
 from app.ui.memory_panel import said_beside
 from lab.config import PRESETS, PretrainConfig, build_pretrain, changed, differences
 from lab.engine import Engine
 from lab.forecast import adviser
+from lab.forecast.answers import Answer
 from lab.forecast.bare import bare
 from lab.forecast.budget import gpu_budget
 from lab.forecast.lookup import GivenUpError, giving_up_when
@@ -63,7 +67,7 @@ def test_the_figure_is_a_valid_chart() -> None:
 def test_knobs_that_do_not_matter_for_memory_ask_the_same_question() -> None:
     config = config_of()
     same = changed(config, learning_rate=0.1, max_steps=9, seed=4)
-    assert Question(bare(config), "cpu", "here") == Question(bare(same), "cpu", "here")
+    assert Look(bare(config), "cpu", "here") == Look(bare(same), "cpu", "here")
     assert bare(changed(config, batch_size=3)) != bare(config)
 
 
@@ -74,15 +78,10 @@ def test_an_answer_that_nobody_waits_for_is_given_up() -> None:
 
 def test_the_thread_answers_everything_and_what_a_tab_left_is_dropped() -> None:
     forecasts = Forecasts()
-    left, wanted = (Question(bare(config_of(emb_dim=width)), "cpu", "16 GB") for width in (40, 48))
+    left, wanted = (Look(bare(config_of(emb_dim=width)), "cpu", "16 GB") for width in (40, 48))
     forecasts.ask("tab", left)
     forecasts.ask("tab", wanted)
-    for _ in range(600):
-        answer = forecasts.ask("tab", wanted)
-        if answer is not None and answer.is_done:
-            break
-        threading.Event().wait(0.1)
-    assert answer is not None
+    answer = done(forecasts, wanted)
     assert answer.error == ""
     assert answer.sides["16 GB"].verdict.colour == "green"
     assert answer.savings
@@ -93,20 +92,63 @@ def test_the_thread_answers_everything_and_what_a_tab_left_is_dropped() -> None:
     forecasts.close()
 
 
-def test_what_was_replayed_before_is_answered_at_once_and_anything_else_by_the_thread() -> None:
-    config = config_of(emb_dim=56, n_layers=5)
-    for device in ("cpu", "cuda"):
-        forecast(config, device)
-        forecast(changed(config, gradient_checkpointing=True), device)
+def done(forecasts: Forecasts, look: Look) -> Answer:
+    for _ in range(600):
+        answer = forecasts.ask("tab", look)
+        if answer is not None and answer.is_done:
+            return answer
+        threading.Event().wait(0.1)
+    raise AssertionError("no forecast came")
+
+
+def test_an_answer_of_the_other_process_is_the_one_computed_here() -> None:
     forecasts = Forecasts()
-    forecasts._is_ready = True  # as after the first answer
-    for near in (config, changed(config, gradient_checkpointing=True), changed(config, n_layers=9, learning_rate=0.5)):
-        answer = forecasts.ask("tab", Question(bare(near), "cpu", "here"))
-        assert answer is not None
-        assert answer.sides.keys() == {"here", "16 GB"}
-        assert answer.sides["here"].forecast.peak_bytes == forecast(near, "cpu").peak_bytes
-    assert forecasts.ask("tab", Question(bare(changed(config, emb_dim=58)), "cpu", "here")) is None
+    config = config_of(emb_dim=56, n_layers=5)
+    answer = done(forecasts, Look(bare(config), "cpu", "here"))
+    for target, device in (("here", "cpu"), ("16 GB", "cuda")):
+        assert answer.sides[target].forecast.document() == forecast(bare(config), device).document()
     forecasts.close()
+
+
+def test_what_was_replayed_before_is_answered_at_once() -> None:
+    forecasts = Forecasts()
+    config = config_of(emb_dim=56, n_layers=5)
+    done(forecasts, Look(bare(config), "cpu", "here"))
+    for n_layers in (7, 9, 11):
+        near = changed(config, n_layers=n_layers, learning_rate=0.5)
+        if (answer := forecasts.ask("tab", Look(bare(near), "cpu", "here"))) is not None:
+            break  # at the first try, but for a machine that stands still for a moment
+    assert answer is not None
+    assert answer.sides.keys() == {"here", "16 GB"}
+    forecasts.close()
+
+
+def test_a_process_that_was_killed_says_so_and_the_next_question_starts_another() -> None:
+    forecasts = Forecasts()
+    first, second = (Look(bare(config_of(emb_dim=width)), "cpu", "here") for width in (60, 64))
+    done(forecasts, first)
+    (child,) = [one for one in psutil.Process().children() if "lab.forecast.child" in one.cmdline()]
+    forecasts.ask("tab", second)
+    child.kill()
+    assert "has ended" in done(forecasts, second).error
+    third = Look(bare(config_of(emb_dim=72)), "cpu", "here")
+    assert done(forecasts, third).error == ""
+    forecasts.close()
+    assert not [one for one in psutil.Process().children() if "lab.forecast.child" in one.cmdline()]
+
+
+def test_the_process_ends_with_the_one_that_asked() -> None:
+    asks = (
+        "import os; from lab.forecast.child import Child; child = Child(); child.has_cuda(); "
+        "print(child._process.pid, flush=True); os._exit(9)"
+    )
+    said = subprocess.run([sys.executable, "-c", asks], capture_output=True, text=True, timeout=60)
+    pid = int(said.stdout)
+    for _ in range(100):
+        if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+            return
+        threading.Event().wait(0.1)
+    raise AssertionError("it goes on without anybody to answer")
 
 
 def test_each_memory_knob_says_beside_its_field_what_another_value_saves(pretraining: AppTest) -> None:
