@@ -138,7 +138,8 @@ def browser_open(port: int) -> Iterator[None]:
 def client_open(port: int) -> Iterator[None]:
     with page_open(port, "pretraining") as page:
         yield
-        assert page.polls > 5, f"the page polled {page.polls} times only"
+        assert page.polls > 20, f"the page polled {page.polls} times only"
+        assert page.most_parts >= 6, f"only {page.most_parts} parts of the page polled: it did not show the run"
 
 
 OPEN = {"client": client_open, "browser": browser_open}

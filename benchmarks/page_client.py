@@ -16,10 +16,13 @@ from websockets.asyncio.client import ClientConnection, connect
 
 
 class PageClient:
-    """One page of the app, open until its task is cancelled. `polls` counts the parts that were drawn anew."""
+    """One page of the app, open until its task is cancelled. `polls` counts the parts that were drawn
+    anew, `most_parts` says how many looked again by themselves at their most: with a live run, not only the strip.
+    """
 
     def __init__(self, port: int, page: str):
         self.polls = 0
+        self.most_parts = 0
         self._address = f"ws://127.0.0.1:{port}/_stcore/stream"
         self._page = page
         self._script = ""
@@ -33,14 +36,16 @@ class PageClient:
                 message = ForwardMsg.FromString(data)
                 kind = message.WhichOneof("type")
                 if kind == "new_session":
-                    self._script = message.new_session.page_script_hash
                     if not message.metadata.run.fragment_ids:
                         self._forget(*list(self._timers))  # a page laid out anew says again what polls
+                elif kind == "navigation":  # which page the entry script has chosen
+                    self._script = message.navigation.page_script_hash
                 elif kind == "auto_rerun":
                     poll = message.auto_rerun
                     self._forget(poll.fragment_id)
                     task = asyncio.create_task(self._repeat(socket, poll.fragment_id, poll.interval))
                     self._timers[poll.fragment_id] = task
+                    self.most_parts = max(self.most_parts, len(self._timers))
                 elif kind == "stop_auto_rerun":
                     self._forget(*message.stop_auto_rerun.fragment_ids)
                 elif (

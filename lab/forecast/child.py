@@ -18,10 +18,6 @@ from lab.errors import LabError
 if TYPE_CHECKING:
     from lab.forecast.answers import Answer, Question
 
-NICENESS = 10
-"""A training comes first, on every core."""
-
-
 class Child:
     """The process, from the app's side. For one thread."""
 
@@ -88,7 +84,7 @@ class Child:
 def main() -> None:
     """The child's end: until standard input is closed, as it is when the app ends in whatever way."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal is for the app to hear
-    os.nice(NICENESS)
+    make_way()
     questions, answers = Connection(os.dup(0), writable=False), Connection(os.dup(1), readable=False)
     os.dup2(2, 1)  # whatever a library prints must not stand between two answers
     import torch
@@ -107,6 +103,15 @@ def main() -> None:
                 answers.send((number, None))
     except (EOFError, BrokenPipeError):
         return
+
+
+def make_way() -> None:
+    """Compute only where nobody else wants the core. A low priority is not enough: a training's threads wait for each
+    other many times a step, and at niceness 10 each such wait could last as long as this process' turn.
+    """
+    os.nice(19)
+    if hasattr(os, "SCHED_IDLE"):  # Linux
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
 def _said(question: "Question", questions: Connection) -> Iterator["Answer"]:

@@ -23,6 +23,8 @@ from lab.training.precision import Precision, PrecisionName
 from lab.training.threads import use_threads
 
 _MEASURE_S = 1.0
+_QUIET = 0.5  # of a core, that other things may take while it is measured
+_QUIET_PATIENCE_S = 5.0
 _PEAK_S = 0.2
 _SIZE = {"cpu": 1024, "cuda": 8192, "mps": 2048}  # of the square matrices for the peak: past all fixed costs
 
@@ -68,6 +70,7 @@ def choose_compute(
     key = f"{_name(device)}/torch {torch.__version__}/{precisions}/{threads}/{_shape_key(shape)}"
     known = _remembered("choices").get(key)
     if known is None:
+        _wait_for_quiet()
         seconds = _time_all(candidates, device, one_step)
         best = min(seconds, key=lambda candidate: seconds[candidate])
         listed = ", ".join(f"{name} on {count} threads {1000 * s:.0f} ms" for (name, count), s in seconds.items())
@@ -132,6 +135,19 @@ def _time_all(
             if sum(first.values()) > _MEASURE_S:
                 return first  # steps this long are their own warm-up
     return {candidate: sorted(rounds)[len(rounds) // 4] for candidate, rounds in taken.items()}
+
+
+def _wait_for_quiet() -> None:
+    """Let the page be drawn first that the run was started from: measured beside that, one thread looks better than two,
+    and would be remembered. What has made way for others (its niceness) does not disturb; what goes on, goes on.
+    """
+    deadline = time.perf_counter() + _QUIET_PATIENCE_S
+    while time.perf_counter() < deadline:
+        before, started = psutil.cpu_times(), time.perf_counter()
+        time.sleep(0.25)
+        now, seconds = psutil.cpu_times(), time.perf_counter() - started
+        if (now.user + now.system - before.user - before.system) / seconds < _QUIET:
+            return
 
 
 def _wait(device: torch.device) -> None:

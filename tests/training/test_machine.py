@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -22,6 +23,11 @@ def _threads_back() -> object:
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "_QUIET_PATIENCE_S", 0.0)
 
 
 def slow_in(*slow: str):  # type: ignore[no-untyped-def]
@@ -55,6 +61,21 @@ def test_another_shape_is_measured_anew() -> None:
     machine.choose_compute(["fp32", "bf16"], [1], CPU, SHAPE, slow_in("fp32"))
     wider = SHAPE.model_copy(update={"emb_dim": 16})
     assert machine.choose_compute(["fp32", "bf16"], [1], CPU, wider, slow_in("bf16")).precision == "fp32"
+
+
+def test_it_waits_until_what_else_runs_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seconds of all cores in use, looked at each time around a quarter of a second: 2 cores, then a tenth of one."""
+    busy = iter([0.0, 0.5, 0.5, 0.525])
+    looked: list[float] = []
+
+    def cpu_times() -> SimpleNamespace:
+        looked.append(now := next(busy))
+        return SimpleNamespace(user=now, system=0.0, nice=50.0 * len(looked))  # niced work makes way by itself
+
+    monkeypatch.setattr(machine, "_QUIET_PATIENCE_S", 60.0)
+    monkeypatch.setattr(machine.psutil, "cpu_times", cpu_times)
+    machine.choose_compute(["fp32", "bf16"], [1], CPU, SHAPE, slow_in("fp32"))
+    assert len(looked) == 4
 
 
 def test_what_is_set_is_used_without_measuring() -> None:
