@@ -44,17 +44,26 @@ def draw_memory(config: PretrainConfig | None, form: Form, *, expanded: bool = F
     """
     if config is None:
         return
-    with st.expander("Memory before you start", icon=":material/memory:", expanded=expanded, key="memory_panel"):
-        target = st.segmented_control(
-            "To fit into", list(TARGETS), default="here", required=True, format_func=TARGETS.__getitem__,
-            key=TARGET_KEY, persist_state="session",
-            help="Which memory the picture and the suggestions are for.",
-        ) or "here"  # fmt: skip
+    fold = st.expander(
+        "Memory before you start", icon=":material/memory:", expanded=expanded, key="memory_panel", on_change="rerun"
+    )
+    with fold:
+        target: Target = st.session_state.get(TARGET_KEY) or "here"
+        if fold.open:
+            target = st.segmented_control(
+                "To fit into", list(TARGETS), default="here", required=True, format_func=TARGETS.__getitem__,
+                key=TARGET_KEY, persist_state="session",
+                help="Which memory the picture and the suggestions are for.",
+            ) or "here"  # fmt: skip
         look = look_at(config, target)
         answer = _ask(look)
+        # The picture stays as it is once it is known, and takes a tenth of a second to make: not at each look.
+        with st.container():
+            if fold.open:
+                _draw_need(answer, target, config)
         is_done, is_known = answer is not None and answer.is_done, answer is not None
         # Always polled, so that the same things stand in the same place; it looks again only while it has to.
-        polled(_panel, look, config, form, is_known, is_done, every=None if is_done else POLL_S)
+        polled(_suggestions, look, form, fold.open, is_known, is_done, every=None if is_done else POLL_S)
 
 
 def draw_verdict(config: PretrainConfig) -> None:
@@ -111,19 +120,17 @@ def _ask(look: Look) -> "Answer | None":
     return get_forecasts().ask(tab, look)
 
 
-def _panel(look: Look, config: PretrainConfig, form: Form, is_known: bool, is_done: bool) -> None:
+def _suggestions(look: Look, form: Form, is_open: bool, is_known: bool, is_done: bool) -> None:
     answer = _ask(look)
     if answer is not None and (answer.is_done != is_done or not is_known):
         st.rerun()  # twice in all: for the line in the sidebar, and when there is nothing left to look for
-    if answer is None:
-        exact = state_bytes(config.model, config.optim.optimizer)
-        st.caption(
-            "Computing: one training step is replayed without memory. Exact already: "
-            + ", ".join(f"{name} {words.data(exact[name])}" for name in ("weights", "gradients", "optimizer"))
-            + "."
-        )
+    if answer is None or answer.error or not is_open:
         return
-    _draw(answer, look.target, config, form)
+    left, right = st.columns(2, gap="large")
+    with left:
+        _draw_options(answer, look.target, form)
+    with right:
+        _draw_savings(answer, form)
     if not answer.is_done:
         st.caption("Computing what else would fit …")
 
@@ -136,7 +143,15 @@ def _short(target: "Target", side: "Side") -> str:
     return f"{SIGNS[side.verdict.colour]} {'here' if target == 'here' else 'in 16 GB'}"
 
 
-def _draw(answer: "Answer", target: "Target", config: PretrainConfig, form: Form) -> None:
+def _draw_need(answer: "Answer | None", target: "Target", config: PretrainConfig) -> None:
+    if answer is None:
+        exact = state_bytes(config.model, config.optim.optimizer)
+        st.caption(
+            "Computing: one training step is replayed without memory. Exact already: "
+            + ", ".join(f"{name} {words.data(exact[name])}" for name in ("weights", "gradients", "optimizer"))
+            + "."
+        )
+        return
     if answer.error:
         st.warning(answer.error)
         return
@@ -152,11 +167,6 @@ def _draw(answer: "Answer", target: "Target", config: PretrainConfig, form: Form
         f"at its end. The most tensors are alive in {side.forecast.peak.sentence}. {drawn} modelled from experience "
         f"and not replayed: {band}. {' '.join(side.forecast.notes)}"
     )
-    left, right = st.columns(2, gap="large")
-    with left:
-        _draw_options(answer, target, form)
-    with right:
-        _draw_savings(answer, form)
 
 
 def _draw_verdict(target: "Target", side: "Side") -> None:

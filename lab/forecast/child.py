@@ -18,6 +18,7 @@ from lab.errors import LabError
 if TYPE_CHECKING:
     from lab.forecast.answers import Answer, Question
 
+
 class Child:
     """The process, from the app's side. For one thread."""
 

@@ -138,8 +138,8 @@ def _time_all(
 
 
 def _wait_for_quiet() -> None:
-    """Let the page be drawn first that the run was started from: measured beside that, one thread looks better than two,
-    and would be remembered. What has made way for others (its niceness) does not disturb; what goes on, goes on.
+    """Let the page be drawn first that the run was started from: measured beside that, one thread looks better than
+    two, and would be remembered. What has made way for others (its niceness) does not disturb; what goes on, goes on.
     """
     deadline = time.perf_counter() + _QUIET_PATIENCE_S
     while time.perf_counter() < deadline:
