@@ -5,8 +5,8 @@
 Bare: forward, backward, update and nothing else, in a process of its own, at whichever thread count is fastest there.
 App: the same config on as many threads in the app's training thread, recorded, with the Pretraining page open and
 polling: once by a client that reads the answers and draws nothing (what the app itself costs), once by a real browser
-on the same machine (that, and what the browser takes from the same cores). Taken in turn; the ratio is app / bare of
-each round, the figure is its median.
+on the same machine (that, and what the browser takes from the same cores). Taken in turn: each run under the app stands
+between two bare ones and is compared with their mean; the figure is the median ratio.
 """
 
 import argparse
@@ -159,22 +159,26 @@ def main() -> None:
         return
     from lab.training.machine import thread_candidates
 
+    chosen = "the lab's choice" if args.auto else "as the bare loop's"
     figures = {}
     for preset in args.presets:
-        rounds = []
+        alone = {threads: bare_in_its_own_process(preset, threads) for threads in thread_candidates()}
+        fastest = max(alone, key=lambda threads: alone[threads])
+        before, rounds = alone[fastest], []
         for number in range(args.rounds):
-            alone = {threads: bare_in_its_own_process(preset, threads) for threads in thread_candidates()}
-            fastest = max(alone, key=lambda threads: alone[threads])
-            entry: dict[str, Any] = {"bare": alone}
+            entry: dict[str, Any] = {}
             for page in args.pages:
                 in_app, threads = under_the_app(preset, 8700 + number, page, None if args.auto else fastest)
-                entry[page] = {"app": in_app, "threads": threads, "ratio": in_app / alone[fastest]}
+                after = bare_in_its_own_process(preset, fastest)
+                bare_pace = (before + after) / 2
+                entry[page] = {"bare": bare_pace, "app": in_app, "threads": threads, "ratio": in_app / bare_pace}
+                before = after
             rounds.append(entry)
             print(preset, entry, flush=True)
         ratios = {page: statistics.median(entry[page]["ratio"] for entry in rounds) for page in args.pages}
-        figures[preset] = {"rounds": rounds, "ratio": ratios}
+        figures[preset] = {"bare_by_threads": alone, "rounds": rounds, "ratio": ratios}
         print(f"{preset}: app / bare = {ratios}")
-    store("app_overhead", {"precision": PRECISION, "unit": "steps per second", **figures})
+    store("app_overhead", {"precision": PRECISION, "unit": "steps per second", "threads": chosen, **figures})
 
 
 if __name__ == "__main__":
