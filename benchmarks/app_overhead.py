@@ -24,8 +24,8 @@ from typing import Any
 from benchmarks.page_client import page_open
 from benchmarks.results import store
 
-STEPS = {"pocket": 600, "nano": 24}
-SKIP = {"pocket": 100, "nano": 4}  # steps before the clock starts
+STEPS = {"pocket": 1200, "nano": 36}
+SKIP = {"pocket": 500, "nano": 12}  # steps before the clock starts: the page has been opened, its memory forecast made
 PRECISION = "bf16"
 
 

@@ -45,14 +45,14 @@ class Look:
 
 
 class Forecasts:
-    """Answers in the background.
+    """Answers in the background. Beside a training only the need comes at once, and the rest slowly.
 
     Args:
-        may_warm: whether there is time to replay what is one knob away, too.
+        is_training: whether a training needs this machine's cores now.
     """
 
-    def __init__(self, may_warm: Callable[[], bool] = lambda: False) -> None:
-        self._may_warm = may_warm
+    def __init__(self, is_training: Callable[[], bool] = lambda: True) -> None:
+        self._is_training = is_training
         self._change = threading.Condition()
         self._wanted: OrderedDict[str, Look] = OrderedDict()
         self._answers: OrderedDict[Look, Answer] = OrderedDict()
@@ -128,9 +128,12 @@ class Forecasts:
         from lab.forecast.answers import Question
 
         question = Question(look.config, look.target, _budgets(look.device, has_cuda))
-        child.ask(question, ahead=self._may_warm())
+        training = self._is_training()
+        child.ask(question, beside_training=training)
         is_done = False
-        while not child.is_idle and (self._is_idle() and self._may_warm() if is_done else self._is_wanted(look)):
+        while not child.is_idle and (self._is_idle() if is_done else self._is_wanted(look)):
+            if self._is_training() != training:
+                break  # asked again, the other way
             answer = child.listen(LOOK_S)
             if answer is not None:
                 self._put(look, answer)
@@ -174,7 +177,7 @@ def get_forecasts() -> Forecasts:
     """One for all tabs."""
     # Asked for here and not in the thread: a thread that outlives the engine by a moment must not start another one.
     engine = get_engine()
-    return Forecasts(may_warm=lambda: not engine.is_training)
+    return Forecasts(lambda: engine.is_training)
 
 
 def look_at(config: PretrainConfig, target: "Target") -> Look:

@@ -12,6 +12,7 @@ from app.ui.forecasts import TARGETS, Look, get_forecasts, look_at
 from app.ui.forms import Form
 from app.ui.memory_figure import is_modelled_drawn, step_figure
 from app.ui.polled import polled
+from app.ui.state import get_engine
 from lab.config import PretrainConfig
 from lab.models.parts import state_bytes
 
@@ -28,7 +29,8 @@ SAVING_KNOBS = {
 Places = dict[str, DeltaGenerator]
 
 POLL_S = 1.0
-"""Only while something is being computed."""
+BESIDE_TRAINING_POLL_S = 5.0
+"""Only while something is being computed that can be seen."""
 TARGET_KEY = "memory_target"
 TAB_KEY = "memory_tab"
 GIB = 2**30
@@ -63,7 +65,9 @@ def draw_memory(config: PretrainConfig | None, form: Form, *, expanded: bool = F
                 _draw_need(answer, target, config)
         is_done, is_known = answer is not None and answer.is_done, answer is not None
         # Always polled, so that the same things stand in the same place; it looks again only while it has to.
-        polled(_suggestions, look, form, fold.open, is_known, is_done, every=None if is_done else POLL_S)
+        every = BESIDE_TRAINING_POLL_S if is_known and get_engine().is_training else POLL_S
+        waits = not (is_done if fold.open else is_known)
+        polled(_suggestions, look, form, fold.open, is_known, is_done, every=every if waits else None)
 
 
 def draw_verdict(config: PretrainConfig) -> None:

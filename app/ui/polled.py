@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import streamlit as st
 
-LIVE_POLL_S = 2.0
+LIVE_POLL_S = 3.0
 """Head and curves. Each poll costs the training thread a moment, so there is one for both."""
-TEXT_POLL_S = 6.0
+TEXT_POLL_S = 9.0
 """Samples, checkpoints, events: they change at evaluations only."""
 
 

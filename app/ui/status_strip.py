@@ -14,7 +14,7 @@ from app.ui.state import get_engine
 if TYPE_CHECKING:
     from lab.engine import EngineStatus, RunStatus
 
-BUSY_POLL_S = 2.0
+BUSY_POLL_S = 3.0
 IDLE_POLL_S = 3.0
 """Also without a run of our own: one may start from the command line."""
 

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING
@@ -17,6 +18,10 @@ from lab.errors import LabError
 
 if TYPE_CHECKING:
     from lab.forecast.answers import Answer, Question
+
+
+REST = 12.0
+"""Beside a training it rests this many times as long as it has computed: what it takes then is lost in the noise."""
 
 
 class Child:
@@ -43,15 +48,16 @@ class Child:
         """
         return bool(self._answers.recv())
 
-    def ask(self, question: "Question", *, ahead: bool) -> None:
+    def ask(self, question: "Question", *, beside_training: bool) -> None:
         """Give up what it is at, and ask this.
 
         Args:
-            ahead: when all is answered, replay what is one knob away, too.
+            beside_training: whether this machine trains meanwhile. Then it rests after each replay; else, when all is
+                answered, it replays what is one knob away, too.
         """
         self._number += 1
         self.is_idle = False
-        self._questions.send((self._number, question, ahead))
+        self._questions.send((self._number, question, beside_training))
 
     def give_up(self) -> None:
         """Nobody waits for the answer any more; what comes of it is not listened to."""
@@ -96,11 +102,13 @@ def main() -> None:
         while True:
             asked = questions.recv()
             if asked is not None:
-                number, question, ahead = asked
-                for answer in _said(question, questions):
+                number, question, beside_training = asked
+                turn = _Turn(questions)
+                for answer in _said(question, turn):
                     answers.send((number, answer))
-                if ahead:
-                    _look_ahead(question, questions)
+                    turn.is_gentle = beside_training and bool(answer.sides)  # the need itself is worth the moment
+                if not beside_training:
+                    _look_ahead(question, turn)
                 answers.send((number, None))
     except (EOFError, BrokenPipeError):
         return
@@ -115,13 +123,28 @@ def make_way() -> None:
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
-def _said(question: "Question", questions: Connection) -> Iterator["Answer"]:
-    """Part by part, until the next message is there: whatever it says, this question is over."""
+class _Turn:
+    """Asked before each replay whether it is still wanted. Whatever the next message says, this question is over."""
+
+    def __init__(self, questions: Connection):
+        self.is_gentle = False
+        self._questions = questions
+        self._since = time.perf_counter()
+
+    def is_over(self) -> bool:
+        rest = REST * (time.perf_counter() - self._since) if self.is_gentle else 0.0
+        over = self._questions.poll(rest)
+        self._since = time.perf_counter()
+        return over
+
+
+def _said(question: "Question", turn: _Turn) -> Iterator["Answer"]:
+    """Part by part, as long as it is wanted."""
     from lab.forecast.answers import Answer, answers
     from lab.forecast.lookup import GivenUpError, giving_up_when
 
     try:
-        with giving_up_when(questions.poll):
+        with giving_up_when(turn.is_over):
             yield from answers(question)
     except GivenUpError:
         return
@@ -131,13 +154,13 @@ def _said(question: "Question", questions: Connection) -> Iterator["Answer"]:
         yield Answer({}, error=f"The forecast broke off: {type(error).__name__}: {error}")
 
 
-def _look_ahead(question: "Question", questions: Connection) -> None:
+def _look_ahead(question: "Question", turn: _Turn) -> None:
     from lab.forecast.answers import look_ahead
     from lab.forecast.lookup import GivenUpError, giving_up_when
 
     try:
-        with giving_up_when(questions.poll):
-            look_ahead(question, questions.poll)
+        with giving_up_when(turn.is_over):
+            look_ahead(question, turn.is_over)
     except (GivenUpError, LabError):  # such a neighbour cannot be; if somebody asks for it, that answer says so
         return
 
