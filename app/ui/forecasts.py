@@ -54,7 +54,7 @@ class Forecasts:
     def __init__(self, is_training: Callable[[], bool] = lambda: True) -> None:
         self._is_training = is_training
         self._change = threading.Condition()
-        self._wanted: OrderedDict[str, Look] = OrderedDict()
+        self._wanted: OrderedDict[str, tuple[Look, bool]] = OrderedDict()
         self._answers: OrderedDict[Look, Answer] = OrderedDict()
         self._thread: threading.Thread | None = None
         self._is_closed = False
@@ -71,16 +71,20 @@ class Forecasts:
         if thread is not None:
             thread.join(patience_s)
 
-    def ask(self, tab: str, look: Look) -> "Answer | None":
-        """What is known; asks for the rest."""
+    def ask(self, tab: str, look: Look, *, in_full: bool = True) -> "Answer | None":
+        """What is known; asks for the rest.
+
+        Args:
+            in_full: not only what is needed, also what would fit instead.
+        """
         with self._change:
-            is_new = self._wanted.get(tab) != look
-            self._wanted[tab] = look
+            is_new = tab not in self._wanted or self._wanted[tab][0] != look
+            self._wanted[tab] = look, in_full
             self._wanted.move_to_end(tab)
             while len(self._wanted) > MOST_TABS:
                 self._wanted.popitem(last=False)
             answer = self._answers.get(look)
-            if answer is None or not answer.is_done:
+            if self._lacks(look, in_full):
                 if self._thread is None and not self._is_closed:
                     self._thread = threading.Thread(target=self._work, name="forecasts", daemon=True)
                     self._thread.start()
@@ -117,11 +121,11 @@ class Forecasts:
             return None if self._is_closed else self._open()
 
     def _open(self) -> Look | None:
-        for look in reversed(self._wanted.values()):
-            answer = self._answers.get(look)
-            if answer is None or not answer.is_done:
-                return look
-        return None
+        return next((look for look, in_full in reversed(self._wanted.values()) if self._lacks(look, in_full)), None)
+
+    def _lacks(self, look: Look, in_full: bool) -> bool:
+        answer = self._answers.get(look)
+        return answer is None or (in_full and not answer.is_done)
 
     def _answer(self, child: Child, look: Look, has_cuda: bool) -> None:
         """Part by part, and no further when nobody looks any more; then ahead, until there is something to answer."""
@@ -142,7 +146,8 @@ class Forecasts:
 
     def _is_wanted(self, look: Look) -> bool:
         with self._change:
-            return not self._is_closed and look in self._wanted.values()
+            lacking = (one for one, in_full in self._wanted.values() if self._lacks(one, in_full))
+            return not self._is_closed and look in lacking
 
     def _is_idle(self) -> bool:
         with self._change:

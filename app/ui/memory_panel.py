@@ -33,6 +33,8 @@ BESIDE_TRAINING_POLL_S = 5.0
 """Only while something is being computed that can be seen."""
 TARGET_KEY = "memory_target"
 TAB_KEY = "memory_tab"
+OPEN_KEY = "memory_open"
+"""Session key: whether the panel is unfolded."""
 GIB = 2**30
 COLOURS = {"green": "green", "amber": "orange", "red": "red"}
 SIGNS = {"green": "fits", "amber": "fits narrowly", "red": "does not fit"}
@@ -49,6 +51,7 @@ def draw_memory(config: PretrainConfig | None, form: Form, *, expanded: bool = F
     fold = st.expander(
         "Memory before you start", icon=":material/memory:", expanded=expanded, key="memory_panel", on_change="rerun"
     )
+    st.session_state[OPEN_KEY] = fold.open
     with fold:
         target: Target = st.session_state.get(TARGET_KEY) or "here"
         if fold.open:
@@ -66,7 +69,7 @@ def draw_memory(config: PretrainConfig | None, form: Form, *, expanded: bool = F
         is_done, is_known = answer is not None and answer.is_done, answer is not None
         # Always polled, so that the same things stand in the same place; it looks again only while it has to.
         every = BESIDE_TRAINING_POLL_S if is_known and get_engine().is_training else POLL_S
-        waits = not (is_done if fold.open else is_known)
+        waits = not (is_done if _in_full() else is_known)
         polled(_suggestions, look, form, fold.open, is_known, is_done, every=every if waits else None)
 
 
@@ -121,7 +124,12 @@ def gib(size: float) -> str:
 
 def _ask(look: Look) -> "Answer | None":
     tab = st.session_state.setdefault(TAB_KEY, uuid4().hex)
-    return get_forecasts().ask(tab, look)
+    return get_forecasts().ask(tab, look, in_full=_in_full())
+
+
+def _in_full() -> bool:
+    """What else would fit is worked out unasked as long as nothing trains, and beside a training where it is seen."""
+    return st.session_state.get(OPEN_KEY, False) or not get_engine().is_training
 
 
 def _suggestions(look: Look, form: Form, is_open: bool, is_known: bool, is_done: bool) -> None:
