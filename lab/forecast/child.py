@@ -1,5 +1,6 @@
-"""Forecasts in a process of their own: a replay is seconds of Python, and Python runs one thread at a time. In the app's
-own process replays held that lock nearly all the time, and a training needs it for each operation (docs/decisions.md).
+"""Forecasts in a process of their own: a replay is seconds of Python, and Python runs one thread at a time. In the
+app's own process replays held that lock nearly all the time, and a training needs it for each operation
+(docs/decisions.md).
 
 `Child` is the app's end. The other end is `python -m lab.forecast.child`: it answers one question after another and
 ends when nobody is at the other side any more.
