@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from lab.forecast.answers import Answer, Question
 
 
+NICENESS = 5
+"""A third of the weight of others: a training comes first, and on a machine that never rests the answer comes too."""
+
 REST = 12.0
 """Beside a training it rests this many times as long as it has computed: what it takes then is lost in the noise."""
 
@@ -92,7 +95,7 @@ class Child:
 def main() -> None:
     """The child's end: until standard input is closed, as it is when the app ends in whatever way."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal is for the app to hear
-    make_way()
+    os.nice(NICENESS)
     questions, answers = Connection(os.dup(0), writable=False), Connection(os.dup(1), readable=False)
     os.dup2(2, 1)  # whatever a library prints must not stand between two answers
     import torch
@@ -113,15 +116,6 @@ def main() -> None:
                 answers.send((number, None))
     except (EOFError, BrokenPipeError):
         return
-
-
-def make_way() -> None:
-    """Compute only where nobody else wants the core. A low priority is not enough: a training's threads wait for each
-    other many times a step, and at niceness 10 each such wait could last as long as this process' turn.
-    """
-    os.nice(19)
-    if hasattr(os, "SCHED_IDLE"):  # Linux
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
 class _Turn:

@@ -77,7 +77,7 @@ def test_an_answer_that_nobody_waits_for_is_given_up() -> None:
 
 
 def test_the_thread_answers_everything_and_what_a_tab_left_is_dropped() -> None:
-    forecasts = Forecasts()
+    forecasts = Forecasts(lambda: False)
     left, wanted = (Look(bare(config_of(emb_dim=width)), "cpu", "16 GB") for width in (40, 48))
     forecasts.ask("tab", left)
     forecasts.ask("tab", wanted)
@@ -93,7 +93,7 @@ def test_the_thread_answers_everything_and_what_a_tab_left_is_dropped() -> None:
 
 
 def done(forecasts: Forecasts, look: Look) -> Answer:
-    for _ in range(600):
+    for _ in range(2_000):  # the process makes way for other tests
         answer = forecasts.ask("tab", look)
         if answer is not None and answer.is_done:
             return answer
@@ -102,7 +102,7 @@ def done(forecasts: Forecasts, look: Look) -> Answer:
 
 
 def test_an_answer_of_the_other_process_is_the_one_computed_here() -> None:
-    forecasts = Forecasts()
+    forecasts = Forecasts(lambda: False)
     config = config_of(emb_dim=56, n_layers=5)
     answer = done(forecasts, Look(bare(config), "cpu", "here"))
     for target, device in (("here", "cpu"), ("16 GB", "cuda")):
@@ -111,7 +111,7 @@ def test_an_answer_of_the_other_process_is_the_one_computed_here() -> None:
 
 
 def test_what_was_replayed_before_is_answered_at_once() -> None:
-    forecasts = Forecasts()
+    forecasts = Forecasts(lambda: False)
     config = config_of(emb_dim=56, n_layers=5)
     done(forecasts, Look(bare(config), "cpu", "here"))
     for n_layers in (7, 9, 11):
@@ -123,8 +123,28 @@ def test_what_was_replayed_before_is_answered_at_once() -> None:
     forecasts.close()
 
 
+def test_beside_a_training_the_need_comes_at_once_and_the_rest_only_when_it_is_asked_for() -> None:
+    forecasts = Forecasts(lambda: True)
+    look = Look(bare(config_of(emb_dim=52)), "cpu", "here")
+    for _ in range(2_000):
+        if (answer := forecasts.ask("tab", look, in_full=False)) is not None:
+            break
+        threading.Event().wait(0.1)
+    assert answer is not None
+    assert answer.sides.keys() == {"here", "16 GB"}
+    threading.Event().wait(1.0)
+    assert forecasts.ask("tab", look, in_full=False) == answer, "nobody asked for more"
+    for _ in range(2_000):
+        if (more := forecasts.ask("tab", look)) is not None and more.savings is not None:
+            break
+        threading.Event().wait(0.1)
+    assert more is not None
+    assert more.savings
+    forecasts.close()
+
+
 def test_a_process_that_was_killed_says_so_and_the_next_question_starts_another() -> None:
-    forecasts = Forecasts()
+    forecasts = Forecasts(lambda: False)
     first, second = (Look(bare(config_of(emb_dim=width)), "cpu", "here") for width in (60, 64))
     done(forecasts, first)
     (child,) = [one for one in psutil.Process().children() if "lab.forecast.child" in one.cmdline()]
@@ -163,7 +183,7 @@ def test_each_memory_knob_says_beside_its_field_what_another_value_saves(pretrai
 def answered(page: AppTest) -> Answer:
     """What the page's own question came to, once the page shows it."""
     config = PRESETS["pocket"]
-    for _ in range(600):
+    for _ in range(2_000):
         answers = [answer for answer in get_forecasts()._answers.values() if answer.is_done]
         if answers:
             page.run()
