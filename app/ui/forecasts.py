@@ -51,7 +51,7 @@ class Forecasts:
         is_training: whether a training needs this machine's cores now.
     """
 
-    def __init__(self, is_training: Callable[[], bool] = lambda: True) -> None:
+    def __init__(self, is_training: Callable[[], bool]) -> None:
         self._is_training = is_training
         self._change = threading.Condition()
         self._wanted: OrderedDict[str, tuple[Look, bool]] = OrderedDict()
@@ -105,7 +105,7 @@ class Forecasts:
             while (look := self._next()) is not None:
                 self._is_ready = True
                 self._answer(child, look, has_cuda)
-        except (EOFError, OSError) as error:
+        except Exception as error:  # the edge of this thread: told on the page, or it would start again at each look
             self._say_it_ended(error)
         finally:
             if child is not None:

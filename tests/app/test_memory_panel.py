@@ -157,6 +157,20 @@ def test_a_process_that_was_killed_says_so_and_the_next_question_starts_another(
     assert not [one for one in psutil.Process().children() if "lab.forecast.child" in one.cmdline()]
 
 
+def test_whatever_befalls_the_thread_is_said_once_and_the_next_question_is_answered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("no such device")
+
+    forecasts = Forecasts(lambda: False)
+    with monkeypatch.context() as patch:
+        patch.setattr("app.ui.forecasts._budgets", broken)
+        assert "no such device" in done(forecasts, Look(bare(config_of(emb_dim=76)), "cpu", "here")).error
+    assert done(forecasts, Look(bare(config_of(emb_dim=80)), "cpu", "here")).error == ""
+    forecasts.close()
+
+
 def test_the_process_ends_with_the_one_that_asked() -> None:
     asks = (
         "import os; from lab.forecast.child import Child; child = Child(); child.has_cuda(); "
