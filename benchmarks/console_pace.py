@@ -1,13 +1,15 @@
-"""What a person who asks hard questions in SQL costs a training that is going on.
+"""What questions in SQL cost a training that is going on, on the same cores.
 
-    python -m benchmarks.console_pace [--rounds 10] [--seconds 6]
+    python -m benchmarks.console_pace [--rounds 8] [--seconds 12]
 
-A training runs in this process, as in the app; questions are asked in every other stretch of some seconds, one after
-the other without a pause. Stretches with and without alternate, so that a machine that gets busier or hotter touches
-both alike. Writes benchmarks/results/console_pace.json.
+A training runs in this process, as in the app. Two kinds of stretches alternate with undisturbed ones, so that a
+machine that gets busier or hotter touches all alike: "hard", in which one question computes without an end, and
+"person", in which questions follow each other and each answer is read for three seconds. Writes
+benchmarks/results/console_pace.json.
 """
 
 import argparse
+import contextlib
 import itertools
 import json
 import os
@@ -15,6 +17,7 @@ import statistics
 import tempfile
 import threading
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +29,9 @@ QUESTIONS = (
     "SELECT median(value), mode(step) FROM metrics",
     "SELECT string_agg(a.range::VARCHAR, 'x') FROM range(3000000) a",
 )
-SETTLE_S = 0.5  # at each change, left out of the figures
+HARD = "SELECT count(*) FROM range(1000000) a, range(1000000) b WHERE a.range * b.range % 7 = 3"
+READING_S = 3.0
+KINDS = ("hard", "person")
 
 
 class StepClock:
@@ -56,63 +61,64 @@ def measure(home: Path, *, rounds: int, seconds: float) -> dict[str, Any]:
     from lab.training.run import train_run
 
     fill(home, 50, 500_000)
-    clock, asked, stop = StepClock(), [0], threading.Event()
-    stretches: list[tuple[bool, float, float]] = []
+    clock, asked = StepClock(), [0]
+    stretches: list[tuple[str, float, float]] = []
     config = changed(PRESETS["pocket"], max_steps=10_000_000, eval_every=10_000_000, checkpoint_every=10_000_000)
     run = create_run(config)
     database = Database.open()
     trainer = threading.Thread(target=train_run, args=(run, clock))
     trainer.start()
 
-    def ask(until: float) -> None:
-        for sql in itertools.cycle(QUESTIONS):
-            left = until - time.monotonic()
-            if left <= 0.2 or stop.is_set():
+    def ask(questions: Iterable[str], until: float, pause: float) -> None:
+        for sql in questions:
+            with contextlib.suppress(StoreError):  # the stretch is over
+                run_sql(sql, timeout_s=seconds, stop=lambda: time.monotonic() > until)
+                asked[0] += 1
+            time.sleep(max(0.0, min(pause, until - time.monotonic())))
+            if time.monotonic() >= until:
                 return
-            try:
-                run_sql(sql, timeout_s=left)
-            except StoreError:
-                continue  # the stretch is over
-            asked[0] += 1
 
     try:
         while len(clock.at) < 20:  # set-up and measuring are over
             if not trainer.is_alive():
                 raise RuntimeError(f"the training ended: {run.info().get('error')}")
             time.sleep(0.05)
-        for number in range(2 * rounds):
+        for kind in ("alone", "hard", "alone", "person") * rounds:
             began = time.monotonic()
-            if number % 2:
-                ask(began + seconds)
+            if kind == "hard":
+                ask([HARD], began + seconds, 0.0)
+            elif kind == "person":
+                ask(itertools.cycle(QUESTIONS), began + seconds, READING_S)
             time.sleep(max(0.0, began + seconds - time.monotonic()))
-            stretches.append((bool(number % 2), began + SETTLE_S, time.monotonic()))
+            stretches.append((kind, began, time.monotonic()))
     finally:
-        stop.set()
         run.ask(want="stop")
         trainer.join()
         database.close()
-    paces: dict[bool, list[float]] = {False: [], True: []}
-    for with_questions, start, end in stretches:
-        paces[with_questions].append(sum(start <= at < end for at in clock.at) / (end - start))
-    ratios = [busy / quiet for quiet, busy in zip(paces[False], paces[True], strict=True)]
+    paces = [sum(start <= at < end for at in clock.at) / (end - start) for _, start, end in stretches]
     return {
         "rounds": rounds,
         "seconds": seconds,
-        "questions": asked[0],
-        "steps_per_s": {
-            "alone": round(statistics.median(paces[False]), 1),
-            "asked": round(statistics.median(paces[True]), 1),
-        },
+        "answers": asked[0],
+        "steps_per_s_alone": round(statistics.median(paces[::2]), 1),
+        **{kind: _kept(paces[::2], paces[1::2], [name == kind for name, *_ in stretches[1::2]]) for kind in KINDS},
+        "load_average": round(os.getloadavg()[0], 1),
+    }
+
+
+def _kept(alone: list[float], asked: list[float], chosen: list[bool]) -> dict[str, Any]:
+    """The share of the pace that is kept, each stretch against the undisturbed one before it."""
+    ratios = [there / before for before, there, is_meant in zip(alone, asked, chosen, strict=True) if is_meant]
+    return {
         "pace_kept": round(statistics.median(ratios), 3),
         "pace_kept_range": [round(min(ratios), 3), round(max(ratios), 3)],
-        "load_average": round(os.getloadavg()[0], 1),
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--seconds", type=float, default=6.0)
+    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--seconds", type=float, default=12.0)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as home:
         figures = measure(Path(home), rounds=args.rounds, seconds=args.seconds)

@@ -119,7 +119,7 @@ def watched_writer(keeper: Any) -> list[float]:
 
 
 def main() -> None:
-    from lab.training.machine import cores
+    from lab.cores import cores
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)

@@ -87,7 +87,8 @@ def attention() -> Iterator[Check]:
 
 
 def threads() -> Iterator[Check]:
-    from lab.training.machine import cores, thread_candidates
+    from lab.cores import cores
+    from lab.training.machine import thread_candidates
 
     counts = " or ".join(map(str, sorted(thread_candidates())))
     found = f"{cores()} cores; a run computes with {counts} threads, whichever is faster (--threads sets it)"

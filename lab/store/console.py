@@ -1,6 +1,7 @@
 """SQL that somebody typed, contained: a child process on a read-only file, with bounds on memory, time and rows."""
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from lab import paths
+from lab.cores import BusyCores, cores, make_way
 from lab.errors import StoreError
 from lab.store import sql_child
 from lab.store.answers import friendly, table_as_text, write_table
@@ -21,8 +23,12 @@ if TYPE_CHECKING:
     import pyarrow
 
 Format = Literal["table", "csv", "json", "parquet"]
-_GRACE_S = 3.0  # the child stops itself first, so that its sentence arrives
-_LOOK_S = 0.1
+_TURN_S = 0.05
+_QUICK_S = 1.5
+"""A query that is answered by then, as most are, does not rest."""
+_REST = 6
+"""Where others use the cores, a query that takes longer computes for one turn and rests for this many: a training
+shares caches and memory with it, so that even in the system's idle class a query took a tenth of its pace."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +66,8 @@ def run_sql(
 
     Args:
         limit: rows to return at most; an answer that has more says so in `notice`.
-        timeout_s: seconds until the query is given up.
-        stop: looked at ten times a second; True gives the query up.
+        timeout_s: seconds of computing until the query is given up; beside a training it rests most of the time.
+        stop: looked at three times a second; True gives the query up.
 
     Raises:
         StoreError: it is not one reading statement, does not work, or hit a bound.
@@ -81,24 +87,37 @@ def run_sql(
 def _ask_child(question: dict[str, Any], timeout_s: float, stop: Callable[[], bool] | None) -> bytes:
     # -P: the folder of the script is no place to import from. The script imports nothing of the lab: 0.1 s less.
     command = [sys.executable, "-P", "-W", "ignore", str(Path(sql_child.__file__))]
-    deadline = time.monotonic() + timeout_s + _GRACE_S
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
+        make_way(child.pid)
         given: bytes | None = json.dumps(question).encode()
+        started, rested, busy = time.monotonic(), 0.0, BusyCores()
         while True:
             try:
-                output, _ = child.communicate(given, timeout=_LOOK_S)
+                output, _ = child.communicate(given, timeout=_TURN_S)
                 break
             except subprocess.TimeoutExpired:
                 given = None
-                late = time.monotonic() > deadline
-                if late or (stop is not None and stop()):
-                    child.kill()
-                    child.communicate()
-                    why = f"after {timeout_s:g} s: ask for less" if late else "on request"
-                    raise StoreError(f"The query was stopped {why}.") from None
+            computed = time.monotonic() - started - rested
+            is_late = computed > timeout_s
+            if is_late or (stop is not None and stop()):
+                child.kill()
+                child.communicate()
+                why = f"after {timeout_s:g} s: ask for less" if is_late else "on request"
+                raise StoreError(f"The query was stopped {why}.")
+            if busy.look() > cores() - 0.75 and computed > _QUICK_S:
+                rested += _rest(child)
     if not output:
         raise StoreError(f"The query took more memory than it may have (exit {child.returncode}): ask for less.")
     return output
+
+
+def _rest(child: "subprocess.Popen[bytes]") -> float:
+    """Let it stand still for a while. Returns the seconds that it stood."""
+    started = time.monotonic()
+    child.send_signal(signal.SIGSTOP)
+    time.sleep(_REST * _TURN_S)
+    child.send_signal(signal.SIGCONT)
+    return time.monotonic() - started
 
 
 def _read(output: bytes) -> tuple["pyarrow.Table", bool]:

@@ -4,7 +4,6 @@
 CPU with the instructions for it and slower on one without, and a second thread pays only where it is free.
 """
 
-import os
 import platform
 import time
 from collections.abc import Callable
@@ -12,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 
 from lab import paths
 from lab.config import GPTConfig
+from lab.cores import BusyCores, cores
 from lab.errors import LabError
 from lab.files import read_json, write_json
 from lab.training.precision import Precision, PrecisionName
@@ -36,12 +35,6 @@ class Choice:
     precision: PrecisionName
     threads: int
     reason: str
-
-
-def cores() -> int:
-    """CPU cores that this process may use, without hyper-threads."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-    return max(1, min(allowed, psutil.cpu_count(logical=False) or allowed))
 
 
 def thread_candidates() -> list[int]:
@@ -141,12 +134,10 @@ def _wait_for_quiet() -> None:
     """Let the page be drawn first that the run was started from: measured beside that, one thread looks better than
     two, and would be remembered. What has made way for others (its niceness) does not disturb; what goes on, goes on.
     """
-    deadline = time.perf_counter() + _QUIET_PATIENCE_S
+    deadline, busy = time.perf_counter() + _QUIET_PATIENCE_S, BusyCores()
     while time.perf_counter() < deadline:
-        before, started = psutil.cpu_times(), time.perf_counter()
         time.sleep(0.25)
-        now, seconds = psutil.cpu_times(), time.perf_counter() - started
-        if (now.user + now.system - before.user - before.system) / seconds < _QUIET:
+        if busy.look() < _QUIET:
             return
 
 

@@ -1,4 +1,5 @@
 import json
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 
 from lab.errors import StoreError
 from lab.files import sha256_of
-from lab.store import Database, SqlAnswer, run_sql
+from lab.store import Database, SqlAnswer, console, run_sql
 from tests.store.conftest import losses
 
 SECRET = "/etc/passwd"
@@ -209,6 +210,38 @@ def test_a_query_can_be_stopped(record: Path) -> None:
     with pytest.raises(StoreError, match="on request"):
         run_sql(BOMBS[5], stop=lambda: time.monotonic() - started > 0.4)
     assert time.monotonic() - started < 3
+
+
+def test_beside_a_training_a_long_query_rests_and_its_answer_is_whole(
+    record: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = "SELECT string_agg(range::VARCHAR, 'x') FROM range(3000000)"
+    alone = run_sql(long).table
+    rests: list[float] = []
+
+    def rest(child: "subprocess.Popen[bytes]") -> float:
+        rests.append(real_rest(child))
+        return rests[-1]
+
+    real_rest = console._rest
+    monkeypatch.setattr(console, "_rest", rest)
+    monkeypatch.setattr(console, "_QUICK_S", 0.0)
+    monkeypatch.setattr(console, "_TURN_S", 0.01)
+    monkeypatch.setattr(console.BusyCores, "look", lambda _: 99.0)
+    answer = run_sql(long)
+    assert answer.table.equals(alone)
+    assert len(rests) > 5
+    assert answer.seconds > sum(rests)
+
+
+def test_where_a_core_is_free_no_query_rests(record: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(_: object) -> float:
+        raise AssertionError("rested")
+
+    monkeypatch.setattr(console, "_rest", never)
+    monkeypatch.setattr(console, "_QUICK_S", 0.0)
+    monkeypatch.setattr(console.BusyCores, "look", lambda _: console.cores() - 1.0)
+    assert run_sql("SELECT string_agg(range::VARCHAR, 'x') FROM range(3000000)").table.num_rows == 1
 
 
 def test_a_limit_below_one_is_refused(lab_home: Path) -> None:
