@@ -256,3 +256,16 @@ def test_rows_of_a_right_softmax_are_green_at_every_length_and_a_lost_hundred_th
         allowed = checks.rows_threshold(torch.float32, n_keys)
         assert checks.row_error(weights) <= allowed / 2
         assert checks.row_error(weights * (1 - 1e-5)) > allowed
+
+
+@pytest.mark.parametrize(("queries", "keys"), [(1, 1), (5, 5), (64, 64), (65, 65), (256, 256), (130, 200), (3, 70)])
+def test_any_single_weight_on_the_future_is_found(queries: int, keys: int) -> None:
+    draw = torch.Generator().manual_seed(queries * keys)
+    for _ in range(20):
+        weights = torch.zeros(1, 2, queries, keys)
+        assert checks.future_weight(weights) == 0
+        query, key = (int(torch.randint(n, (), generator=draw)) for n in (queries, keys))
+        weights[0, 1, query, key] = -0.5
+        assert checks.future_weight(weights) == (0.5 if key > query + keys - queries else 0)
+    weights[0, 0, 0, -1] = float("nan")
+    assert keys == 1 or checks.future_weight(weights).isnan()
