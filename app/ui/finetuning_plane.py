@@ -50,7 +50,13 @@ def plane_figure(data: pd.DataFrame, text: str) -> alt.LayerChart | alt.FacetCha
     """
     data = data.assign(name=data["step"].map(lambda step: f"step {int(step):,}"))
     reach = max(0.05, float(data["forgotten"].abs().max()) * 1.15)
-    x = alt.X("learnt:Q", title="learnt: fall of the validation loss (nats per token)")
+    learnt = max(0.1, float(data["learnt"].max()) * 1.05)
+    x = alt.X(
+        "learnt:Q",
+        title="learnt: fall of the validation loss (nats per token)",
+        scale=alt.Scale(domain=[min(0.0, float(data["learnt"].min())), learnt]),
+        axis=alt.Axis(tickCount=5),
+    )
     y = alt.Y(
         "forgotten:Q", title="forgotten: rise on an old story", scale=alt.Scale(domain=[min(0.0, -0.1 * reach), reach])
     )
