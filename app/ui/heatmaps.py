@@ -148,7 +148,8 @@ def layer_heatmap(
     words: dict[str, Any] = {}
     if text is not None:
         full = np.vectorize(_escaped, otypes=[object])(text)
-        cut = np.vectorize(lambda word: _escaped(shorten(word, 7)), otypes=[object])(text)
+        longest = 7 if len(columns) <= 10 else 5  # plotly sizes all words so that the longest fits
+        cut = np.vectorize(lambda word: _escaped(shorten(word, longest)), otypes=[object])(text)
         words = {"customdata": full, "text": cut}
         if written:  # light letters with a dark edge can be read on every colour of the scale
             words |= {"texttemplate": "%{text}", "textfont": {"color": "white", "shadow": "auto"}}

@@ -30,7 +30,7 @@ export default function ({ data, parentElement }) {
   box.redraw();
   if (box.shownOf !== box.text) { // of a new text the chosen token, its last, is in sight
     box.shownOf = box.text;
-    box.parentElement.scrollTop = box.scrollHeight;
+    box.parentElement.scrollTop = box.clientHeight;
   }
   return () => { box.watch?.disconnect(); box.watch = null; };
 }
@@ -53,7 +53,7 @@ function redraw(box, said, data, weights) {
   const strongest = [...share.keys()].filter((n) => share[n] >= LEAST).sort((a, b) => share[b] - share[a]);
   const home = box.getBoundingClientRect();
   svg.setAttribute("width", box.clientWidth);
-  svg.setAttribute("height", box.scrollHeight);
+  svg.setAttribute("height", box.clientHeight); // scrollHeight holds the svg itself, and would never shrink
   const top = (chip) => {
     const place = chip.getBoundingClientRect();
     return [place.left - home.left + place.width / 2, place.top - home.top + 2];
