@@ -45,8 +45,17 @@ def neighbours(config: PretrainConfig) -> Iterator[dict[str, Any]]:
     yield {"batch_size": config.train.batch_size * 2}  # and with it every larger one
     yield {"batch_size": max(1, config.train.batch_size // 2)}
     yield {"drop_rate": 0.0 if model.drop_rate else 0.1}
-    for knob, value in (("context_length", model.context_length), ("emb_dim", model.emb_dim)):
-        for near in (value + 64, value - 64, value * 2, value // 2):
+    contexts, widths = (
+        [near for near in (value + 64, value - 64, value * 2, value // 2) if near > 0]
+        for value in (model.context_length, model.emb_dim)
+    )
+    heads = [model.n_heads * 2, max(1, model.n_heads // 2)]
+    for knob, values in (("context_length", contexts), ("emb_dim", widths), ("n_heads", heads)):
+        for near in values:
             yield {knob: near, "stride": None}
-    yield {"n_heads": model.n_heads * 2}
-    yield {"n_heads": max(1, model.n_heads // 2)}
+    # And with these any width, context and number of heads together: see `between.py`. On either side of the present
+    # context, since a sample that is longer than it is written in another way.
+    for context in contexts[:2]:
+        for width in widths[:2]:
+            yield {"context_length": context, "emb_dim": width, "stride": None}
+        yield {"context_length": context, "n_heads": heads[0], "stride": None}

@@ -1,79 +1,104 @@
-"""A knob's value between others that were replayed: memory as a polynomial in it.
+"""Values that nobody replayed, from others that were: memory as a polynomial in the knobs.
 
-The size of every tensor of a step is a product of the model's measures, of which each stands there twice at most (width
-× width in a matrix, context × context in attention). So the memory at any moment is a parabola in each of them, and
-three values that were replayed tell all others, as long as the same things happen in the same order.
+The size of every tensor of a step is a product of the model's measures: width × width in a matrix, heads × context² in
+attention's weights. So the memory at each moment is a sum of a few such terms, and replays at other values, of one knob
+or of several at once, tell all others, as long as the same things happen in the same order.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 import numpy as np
 
-from lab.config import PretrainConfig
 from lab.forecast.timeline import Stretch, Timeline, highest_of, joined, runs
 
-KNOBS = ("emb_dim", "context_length", "n_heads")
-"""Of the model; memory is a parabola in each."""
-ENOUGH = 3
-"""Values that tell all others."""
+Values = tuple[int, ...]
+"""One for each knob."""
+Terms = Callable[..., Sequence[float]]
+"""The products that sizes are made of, from a value of each knob."""
+Parts = list[tuple[float, Timeline]]
 _MOST = 4_096
+_MOST_POINTS = 16
+_TOLERANCE = 1e-6
+"""Relative; a size is a whole number of bytes below 2^40 or so, and the shares are exact to 1e-12."""
 
 
-class Values:
-    """Which values of each knob were replayed, all else being equal but the batch: see `linear_in_batch`."""
+class Known:
+    """Which values were replayed, all else being equal."""
 
     def __init__(self) -> None:
-        self._seen: dict[tuple[object, ...], set[int]] = {}
+        self._seen: dict[Hashable, set[Values]] = {}
 
-    def add(self, config: PretrainConfig, *about: object) -> None:
-        """Note that this config was replayed, for the purpose that `about` names."""
+    def add(self, about: Hashable, values: Values) -> None:
+        """Note that this was replayed, for the purpose that `about` names."""
         if len(self._seen) > _MOST:
             self.clear()  # nothing is lost but speed
-        for knob in KNOBS:
-            self._seen.setdefault((*about, knob, _with(config, knob, 0)), set()).add(getattr(config.model, knob))
+        self._seen.setdefault(about, set()).add(values)
 
     def clear(self) -> None:
         self._seen.clear()
 
-    def near(self, config: PretrainConfig, knob: str, *about: object) -> list[int]:
-        """Other values of this knob that were replayed, the nearest first."""
-        value = getattr(config.model, knob)
-        known = tuple(self._seen.get((*about, knob, _with(config, knob, 0)), ()))
-        return sorted((one for one in known if one != value), key=lambda one: max(one / value, value / one))
+    def near(self, about: Hashable, values: Values) -> list[Values]:
+        """Others that were replayed: first those that differ in fewest knobs, of these the nearest."""
+
+        def distance(other: Values) -> tuple[int, float]:
+            apart = [max(one / two, two / one) for one, two in zip(values, other, strict=True) if one != two]
+            return len(apart), float(np.prod(apart))
+
+        return sorted((other for other in self._seen.get(about, ()) if other != values), key=distance)
 
 
-def through(points: Sequence[tuple[int, Timeline]], value: int) -> Timeline | None:
-    """The timeline at `value` of a knob, by the parabola through three others.
+def between(
+    asked: Values, others: Sequence[Values], terms: Terms, timeline_at: Callable[[Values], Timeline | None]
+) -> Timeline | None:
+    """The timeline at `asked`, put together from others.
 
     Args:
-        points: (value, timeline).
+        others: the best first; of these as few are taken as are enough.
+        timeline_at: None where it was not replayed.
 
     Returns:
-        None where other things happen at one value than at another.
+        None where the others do not tell.
     """
-    places = [value for value, _ in points]
-    shares = [
-        float(np.prod([(value - other) / (one - other) for other in places if other != one])) for one in places
-    ]  # Lagrange: 1 at its own value, 0 at the others
-    found: list[Stretch] = []
-    all_runs = [[stretch for run in runs(timeline) for stretch in run] for _, timeline in points]
-    if len({len(stretches) for stretches in all_runs}) > 1:
+    taken: list[Values] = []
+    found: dict[Values, Timeline] = {}
+    for other in others:
+        if len(taken) == _MOST_POINTS:
+            break
+        if (timeline := timeline_at(other)) is None:
+            continue
+        taken.append(other)
+        found[other] = timeline
+        shares = shares_of(asked, taken, terms)
+        if shares is None:
+            continue
+        parts = [(share, found[one]) for one, share in zip(taken, shares, strict=True) if abs(share) > _TOLERANCE]
+        if (mixed := mixed_of(parts)) is not None:
+            return mixed
+    return None
+
+
+def shares_of(asked: Values, others: Sequence[Values], terms: Terms) -> Sequence[float] | None:
+    """How much of each of the others makes up `asked`: every term of it is then the same mixture of theirs.
+
+    On a line through three points of one knob these are Lagrange's coefficients of the parabola.
+    """
+    wanted = np.asarray(terms(*asked), dtype=float)
+    known = np.stack([np.asarray(terms(*other), dtype=float) / wanted for other in others], axis=1)
+    shares = np.linalg.lstsq(known, np.ones(len(wanted)), rcond=1e-10)[0]
+    return None if np.abs(known @ shares - 1).max() > _TOLERANCE else [float(share) for share in shares]
+
+
+def mixed_of(parts: Parts) -> Timeline | None:
+    """The sum of shares of timelines; None where other things happen in one than in another."""
+    stretches: list[Stretch] = []
+    all_runs = [[stretch for run in runs(timeline) for stretch in run] for _, timeline in parts]
+    if len({len(one) for one in all_runs}) > 1:
         return None
     for alike in zip(*all_runs, strict=True):
         if len({(one.phase, one.micro_batch, one.layer) for one in alike}) > 1:
             return None
         if len({len(one.places) for one in alike}) > 1:
             alike = tuple(map(highest_of, alike))
-        live = sum(share * one.live for share, one in zip(shares, alike, strict=True))
-        found.append(alike[0].holding(np.rint(live).astype(np.int64)))
-    return joined(found)
-
-
-def _with(config: PretrainConfig, knob: str, value: int) -> PretrainConfig:
-    """The config with this value of the knob, in batches of one."""
-    return config.model_copy(
-        update={
-            "model": config.model.model_copy(update={knob: value}),
-            "train": config.train.model_copy(update={"batch_size": 1}),
-        }
-    )
+        live = sum(share * one.live for (share, _), one in zip(parts, alike, strict=True))
+        stretches.append(alike[0].holding(np.rint(live).astype(np.int64)))
+    return joined(stretches)

@@ -1,18 +1,18 @@
-"""The memory curve of any pretraining config from few replays: two depths tell all, two batches, three widths.
+"""The memory curve of any pretraining config from few replays: two depths tell all, two batches, some widths.
 
 Replays are remembered, so a knob that does not matter for memory, the number of layers and large batches are answered
 at once; within `without_replays` so is a width, a context or a number of heads between others.
 """
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import lru_cache
 from typing import Literal
 
 from lab.config import PretrainConfig
-from lab.forecast.between import ENOUGH, KNOBS, Values, through
+from lab.forecast.between import Known, Terms, Values, between
 from lab.forecast.replay import replay_evaluation, replay_generation, replay_step
 from lab.forecast.rules import DeviceRules
 from lab.forecast.storages import Log
@@ -34,7 +34,10 @@ REPLAYS: dict[What, Callable[[PretrainConfig, DeviceRules], Log]] = {
     "generation": _replay_sample,
 }
 
-_replayed_values = Values()
+KNOBS = ("emb_dim", "context_length", "n_heads")
+"""Of the model; memory is a polynomial in them."""
+
+_known = Known()
 _may_lie_between: ContextVar[bool] = ContextVar("may_lie_between", default=False)
 _given_up: ContextVar[Callable[[], bool]] = ContextVar("given_up", default=lambda: False)
 _ONE_REPLAY = threading.Lock()
@@ -58,7 +61,7 @@ def giving_up_when(nobody_waits: Callable[[], bool]) -> Iterator[None]:
 @contextmanager
 def without_replays() -> Iterator[None]:
     """Within this an answer is put together from what was replayed before: of the same values, or, to within half a
-    percent, of three others of one knob. Where that is not enough `GivenUpError` is raised."""
+    percent, of others (`between.py`). Where that is not enough `GivenUpError` is raised."""
     before = _may_lie_between.set(True)
     try:
         with giving_up_when(lambda: True):
@@ -70,7 +73,7 @@ def without_replays() -> Iterator[None]:
 def forget() -> None:
     """As in a new process: every answer is replayed again."""
     _replayed.cache_clear()
-    _replayed_values.clear()
+    _known.clear()
 
 
 def timeline_of(config: PretrainConfig, rules: DeviceRules, what: What) -> Timeline:
@@ -93,41 +96,80 @@ def _any_value(config: PretrainConfig, rules: DeviceRules, what: What) -> Timeli
         if not _may_lie_between.get() or (near := _between(config, rules, what)) is None:
             raise
         return near
-    _replayed_values.add(config, rules, what)
+    _known.add((_but_for_knobs(config), rules, what), _values(config))
     return found
 
 
 def _between(config: PretrainConfig, rules: DeviceRules, what: What) -> Timeline | None:
-    """From three other values of a knob; None where there are not as many."""
-    for knob in KNOBS:
-        points: list[tuple[int, Timeline]] = []
-        # What writes beyond its context is a line in it but for the open attention's weights: two values do.
-        enough = 2 if what == "generation" and knob == "context_length" else ENOUGH
-        for value in _replayed_values.near(config, knob, rules, what):
-            other = config.model_copy(update={"model": config.model.model_copy(update={knob: value})})
-            if _works_alike(config, other, what):
-                with suppress(GivenUpError):
-                    points.append((value, _any_batch(other, rules, what, at_once=_at_once(config))))
-            if len(points) == ENOUGH:
-                break
-        if len(points) >= enough:
-            return through(points, getattr(config.model, knob))
-    return None
+    """From other values of width, context and heads; None where they do not tell."""
+
+    def timeline_at(values: Values) -> Timeline | None:
+        other = config.model_copy(
+            update={"model": config.model.model_copy(update=dict(zip(KNOBS, values, strict=True)))}
+        )
+        if not _works_alike(config, other, what):
+            return None
+        with suppress(GivenUpError):
+            return _any_batch(other, rules, what, at_once=_at_once(config))
+        return None
+
+    asked = _values(config)
+    others = _known.near((_but_for_knobs(config), rules, what), asked)
+    return between(asked, others, _terms(config, what), timeline_at)
+
+
+def _terms(config: PretrainConfig, what: What) -> Terms:
+    if what != "generation":
+        return _reading_terms
+    return _sliding_terms if _slides(config) else _writing_terms
+
+
+def _reading_terms(width: int, context: int, heads: int) -> Sequence[float]:
+    """Of a step or an evaluation: matrices, positions, activations, attention's weights (or a sum for each row)."""
+    of_attention = (heads * context, heads * context**2)
+    return 1, width, width**2, context, context**2, width * context, *of_attention
+
+
+def _writing_terms(width: int, context: int, heads: int) -> Sequence[float]:
+    """Of a sample that stays within its context: of that only the positions' embedding knows."""
+    return 1, width, width**2, width * context, heads
+
+
+def _sliding_terms(width: int, context: int, heads: int) -> Sequence[float]:
+    """Of a longer one, which is read one whole context at a time. Its square (the open attention's weights) is left
+    out: for one sequence it is small, and without it two contexts tell."""
+    return 1, width, width**2, context, width * context, heads, heads * context
+
+
+def _values(config: PretrainConfig) -> Values:
+    return tuple(getattr(config.model, knob) for knob in KNOBS)
+
+
+def _but_for_knobs(config: PretrainConfig) -> PretrainConfig:
+    """The config without what `_values` says, in batches of one: see `linear_in_batch`."""
+    return config.model_copy(
+        update={
+            "model": config.model.model_copy(update=dict.fromkeys(KNOBS, 0)),
+            "train": config.train.model_copy(update={"batch_size": 1}),
+        }
+    )
 
 
 def _works_alike(config: PretrainConfig, other: PretrainConfig, what: What) -> bool:
     """Whether the same things happen: both or neither write beyond their context, so that its window slides; or their
     loss is in as many chunks, all beyond two counting as three. What is done at once can be thought of at any size."""
 
-    def slides(one: PretrainConfig) -> bool:
-        return PROMPT_TOKENS + max(1, one.train.sample_tokens) > one.model.context_length
-
     def chunks(one: PretrainConfig) -> int:
         return min(3, -(-one.train.batch_size * one.model.context_length // _loss_rows(one)))
 
     if what == "generation":
-        return slides(config) == slides(other)
+        return _slides(config) == _slides(other)
     return chunks(config) == 1 or chunks(config) == chunks(other)
+
+
+def _slides(config: PretrainConfig) -> bool:
+    """Whether a sample is longer than the context."""
+    return PROMPT_TOKENS + max(1, config.train.sample_tokens) > config.model.context_length
 
 
 def _loss_rows(config: PretrainConfig) -> int:
