@@ -85,8 +85,8 @@ def knobs() -> dict[str, Any]:
     """Milliseconds of each single change of `nano`, the first time it is asked for, and again."""
     from lab.config import PRESETS, changed
     from lab.forecast.ahead import neighbours, warm
-    from lab.forecast.lookup import GivenUpError, without_replays
     from lab.forecast.memory import forecast
+    from lab.forecast.patience import GivenUpError, without_replays
 
     base = changed(PRESETS["nano"], vocab_size=50_257, precision="fp32")
     forecast(base, "cuda")

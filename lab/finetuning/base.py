@@ -53,13 +53,23 @@ def find_base(ref: str) -> Base:
     run = run_of(ref)
     ref = resolved(ref)
     if run is None:
-        entry = find_model(ref)
-        if entry.folder is None:
-            raise ModelError(f"{entry.name} is not on this machine yet: run `lab models pull {entry.name}`.")
-        return Base(ref, entry.name, entry.folder, HFTokenizer(entry.folder), None)
+        name, folder = find_pulled(ref)
+        return Base(ref, name, folder, HFTokenizer(folder), None)
     if not isinstance(run.config(), PretrainConfig):
         raise RunError(f"Run {run.run_id} is a fine-tuning itself: fork it to train it further.")
     return Base(ref, run.info()["name"], run.path, load_tokenizer(read_json(run.tokenizer_path)), run)
+
+
+def find_pulled(ref: str) -> tuple[str, Path]:
+    """Name and folder of a model of other people's.
+
+    Raises:
+        ModelError: it has to be pulled first.
+    """
+    entry = find_model(ref)
+    if entry.folder is None:
+        raise ModelError(f"{entry.name} is not on this machine yet: run `lab models pull {entry.name}`.")
+    return entry.name, entry.folder
 
 
 def load_base(base: Base, config: FineTuneConfig, precision: PrecisionName, device: torch.device) -> nn.Module:

@@ -1,10 +1,13 @@
 """Replaying in advance what a person is likely to ask next, so that moving a knob is answered by a look-up."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
-from lab.config import PretrainConfig, changed
-from lab.errors import ConfigError
+from lab.config import FineTuneConfig, PretrainConfig, changed
+from lab.errors import ConfigError, ModelError
+from lab.finetuning.batches import Extent
+from lab.forecast.finetune_config import finetune_need
 from lab.forecast.memory import forecast
 from lab.forecast.rules import Device
 
@@ -31,6 +34,41 @@ def warm(config: PretrainConfig, devices: Sequence[Device], stop: Callable[[], b
             forecast(near, device)
         done += 1
     return done
+
+
+def warm_finetuning(
+    config: FineTuneConfig, extent: Extent | None, devices: Sequence[Device], stop: Callable[[], bool] = lambda: False
+) -> int:
+    """As `warm`, for a fine-tuning."""
+    done = 0
+    for values in neighbours_of_finetuning(config):
+        for device in devices:
+            if stop():
+                return done
+            with suppress(ConfigError, ModelError):  # such as 4 bits of a GPT of the lab
+                finetune_need(changed(config, **values), device, extent)
+                done += 1
+    return done
+
+
+def neighbours_of_finetuning(config: FineTuneConfig) -> Iterator[dict[str, Any]]:
+    """The changes a person is likely to try next."""
+    model, batch = config.model, config.train.batch_size
+    yield {"batch_size": batch * 2}  # and with it any other, as long as the loss is in as many chunks
+    if config.has_adapter:
+        yield {"rank": model.rank * 2}  # and with it any other
+        yield {"rank": model.rank * 2, "batch_size": batch * 2}
+    yield {"gradient_checkpointing": not config.compute.gradient_checkpointing}
+    for method in ("lora", "qlora", "full", "lora_8bit"):
+        yield {"method": method}
+    yield {"optimizer": "adamw" if config.optim.optimizer != "adamw" else "adamw_8bit"}
+    yield {"grad_accum_steps": 2 if config.train.grad_accum_steps == 1 else 1}
+    yield {"batch_size": max(1, batch // 2)}
+    yield {"max_length": config.data.max_length * 2}
+    yield {"max_length": max(8, config.data.max_length // 2)}
+    for targets in ("attention", "mlp", "all_linear"):
+        yield {"target_modules": targets}
+    yield {"dora": not model.dora}
 
 
 def neighbours(config: PretrainConfig) -> Iterator[dict[str, Any]]:

@@ -5,12 +5,15 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from lab.config import PretrainConfig, changed
-from lab.forecast.ahead import warm
+from lab.config import FineTuneConfig, PretrainConfig, changed
+from lab.finetuning.batches import Extent
+from lab.forecast.ahead import warm, warm_finetuning
 from lab.forecast.budget import Budget, Verdict
+from lab.forecast.finetune_config import FineTuneNeed, finetune_need, what_fits
 from lab.forecast.fit import FitOption, Saving, fit, largest, savings
-from lab.forecast.lookup import GivenUpError, without_replays
 from lab.forecast.memory import MemoryForecast, forecast, peak_bytes
+from lab.forecast.patience import GivenUpError, without_replays
+from lab.training.memory import Change
 
 Target = Literal["here", "16 GB"]
 MOST = {"batch_size": 4_096, "context_length": 8_192}
@@ -21,17 +24,19 @@ MOST = {"batch_size": 4_096, "context_length": 8_192}
 class Question:
     """What somebody looks at: a config without all that memory does not depend on, and what it is to fit into."""
 
-    config: PretrainConfig
+    config: PretrainConfig | FineTuneConfig
     target: Target
     """Which budget the savings and suggestions are for."""
     budgets: Mapping[Target, Budget]
+    extent: Extent | None = None
+    """Of the rows of a fine-tuning; None where they are not known."""
 
 
 @dataclass(frozen=True)
 class Side:
     """The forecast for one device, and whether it fits."""
 
-    forecast: MemoryForecast
+    forecast: MemoryForecast | FineTuneNeed
     verdict: Verdict
 
 
@@ -42,13 +47,18 @@ class Answer:
     sides: dict[Target, Side]
     savings: Sequence[Saving] | None = None
     options: Sequence[FitOption] | None = None
+    """Of a pretraining; those for a fine-tuning stand in `changes`."""
+    changes: Mapping[Target, Sequence[Change]] | None = None
+    """What would make a fine-tuning fit where it does not."""
     largest: dict[str, int | None] | None = None
     """Knob -> the largest value that fits."""
     error: str = ""
 
     @property
     def is_done(self) -> bool:
-        return bool(self.error) or (self.largest is not None and self.largest.keys() == MOST.keys())
+        if self.error or self.changes is not None:
+            return True
+        return self.largest is not None and self.largest.keys() == MOST.keys()
 
 
 def answers(question: Question) -> Iterator[Answer]:
@@ -62,7 +72,12 @@ def answers(question: Question) -> Iterator[Answer]:
         yield Answer(quick)
     sides = _sides(question)
     yield (answer := Answer(sides))
-    config, budget = sides[question.target].forecast.config, question.budgets[question.target]
+    if isinstance(question.config, FineTuneConfig):
+        yield replace(answer, changes={name: _changes(question, name, side) for name, side in sides.items()})
+        return
+    found, budget = sides[question.target].forecast, question.budgets[question.target]
+    assert isinstance(found, MemoryForecast)
+    config = found.config
     yield (answer := replace(answer, savings=savings(config, budget.device)))
     yield (answer := replace(answer, options=fit(config, budget)))
     batch = largest(config, "batch_size", budget, most=MOST["batch_size"])
@@ -72,8 +87,11 @@ def answers(question: Question) -> Iterator[Answer]:
 
 def look_ahead(question: Question, stop: Callable[[], bool]) -> None:
     """Replay what is one knob away, for the devices asked about, the target's first."""
-    devices = {question.budgets[name].device: None for name in (question.target, *question.budgets)}
-    warm(question.config, list(devices), stop)
+    devices = list({question.budgets[name].device: None for name in (question.target, *question.budgets)})
+    if isinstance(question.config, FineTuneConfig):
+        warm_finetuning(question.config, question.extent, devices, stop)
+    else:
+        warm(question.config, devices, stop)
 
 
 def longest_context(config: PretrainConfig, budget: Budget) -> int | None:
@@ -103,6 +121,18 @@ def _at_once(question: Question) -> dict[Target, Side] | None:
 def _sides(question: Question) -> dict[Target, Side]:
     sides = {}
     for name, budget in question.budgets.items():
-        found = forecast(question.config, budget.device)
+        found: MemoryForecast | FineTuneNeed
+        if isinstance(question.config, FineTuneConfig):
+            found = finetune_need(question.config, budget.device, question.extent)
+        else:
+            found = forecast(question.config, budget.device)
         sides[name] = Side(found, found.verdict(budget))
     return sides
+
+
+def _changes(question: Question, name: Target, side: Side) -> Sequence[Change]:
+    if side.verdict.fits:
+        return ()
+    assert isinstance(question.config, FineTuneConfig)
+    budget = question.budgets[name]
+    return what_fits(question.config, budget.device, question.extent, budget.limit_bytes)

@@ -136,7 +136,7 @@ class _Turn:
 def _said(question: "Question", turn: _Turn) -> Iterator["Answer"]:
     """Part by part, as long as it is wanted."""
     from lab.forecast.answers import Answer, answers
-    from lab.forecast.lookup import GivenUpError, giving_up_when
+    from lab.forecast.patience import GivenUpError, giving_up_when
 
     try:
         with giving_up_when(turn.is_over):
@@ -151,7 +151,7 @@ def _said(question: "Question", turn: _Turn) -> Iterator["Answer"]:
 
 def _look_ahead(question: "Question", turn: _Turn) -> None:
     from lab.forecast.answers import look_ahead
-    from lab.forecast.lookup import GivenUpError, giving_up_when
+    from lab.forecast.patience import GivenUpError, giving_up_when
 
     try:
         with giving_up_when(turn.is_over):

@@ -5,8 +5,8 @@ model, bitsandbytes' layers compute, `Trainer._step` takes the step. Exchanged a
 rows, of which only lengths are known.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any, cast
@@ -22,6 +22,9 @@ from lab.finetuning.batches import Extent, RowBatch
 from lab.finetuning.datasets import Prepared
 from lab.finetuning.examples import Example
 from lab.finetuning.task import FineTuneTask
+from lab.forecast.bare import bare_finetuning
+from lab.forecast.between import Known, Values, between
+from lab.forecast.patience import GivenUpError, may_lie_between, one_replay
 from lab.forecast.replay import FakeBatches, NoRecorder, TokenIds, fakes, mark_state
 from lab.forecast.rules import CPU, CUDA, PIECEMEAL_ROWS, Device, DeviceRules
 from lab.forecast.storages import Log, StorageTracker
@@ -53,27 +56,19 @@ def step_timeline(shape: Shape, config: FineTuneConfig, extent: Extent, device: 
         extent: of every sequence; a micro-batch of the longest ones is what needs most.
     """
     rules = CUDA if device == "cuda" else CPU
-    bared = bare(config)
-    if shape.n_layers <= DEEP or not layers_are_alike(shape):
-        return _any_batch(shape, bared, extent, rules)
-    shallow, deep = (_any_batch(of_depth(shape, depth), bared, extent, rules) for depth in (SHALLOW, DEEP))
-    return deepen(shallow, deep, shape.n_layers)
-
-
-def bare(config: FineTuneConfig) -> FineTuneConfig:
-    """The config with all that memory does not depend on at its default, so that equal needs are looked up."""
-    usual, model, train = FineTuneConfig(), config.model, config.train
-    adapter = ("method", "rank", "lora_dropout", "dora", "target_modules") if config.has_adapter else ("method",)
-    return FineTuneConfig(
-        model=_taken(usual.model, model, *adapter),
-        data=_taken(usual.data, config.data, "packing"),
-        optim=_taken(usual.optim, config.optim, "optimizer", "grad_clip"),
-        # The third micro-batch and all later ones find what the second found: gradients that are there already.
-        train=usual.train.model_copy(
-            update={"batch_size": train.batch_size, "grad_accum_steps": min(train.grad_accum_steps, 2)}
-        ),
-        compute=_taken(usual.compute, config.compute, "precision", "attention_impl", "gradient_checkpointing"),
+    bared = bare_finetuning(config)
+    usual = FineTuneConfig()  # shape and extent say these
+    bared = bared.model_copy(
+        update={
+            "model": bared.model.model_copy(update={"model": usual.model.model, "mode": usual.model.mode}),
+            "data": bared.data.model_copy(update={"max_length": usual.data.max_length}),
+            "compute": bared.compute.model_copy(update={"device": usual.compute.device}),
+        }
     )
+    if shape.n_layers <= DEEP or not layers_are_alike(shape):
+        return _any_value(shape, bared, extent, rules)
+    shallow, deep = (_any_value(of_depth(shape, depth), bared, extent, rules) for depth in (SHALLOW, DEEP))
+    return deepen(shallow, deep, shape.n_layers)
 
 
 def replay_step(shape: Shape, config: FineTuneConfig, extent: Extent, rules: DeviceRules) -> Log:
@@ -108,6 +103,51 @@ def replay_step(shape: Shape, config: FineTuneConfig, extent: Extent, rules: Dev
 # -- inside -----------------------------------------------------------------------------------------------
 
 
+_known = Known()
+
+
+def forget() -> None:
+    """As in a new process: every answer is replayed again."""
+    _replayed.cache_clear()
+    _known.clear()
+
+
+def _any_value(shape: Shape, config: FineTuneConfig, extent: Extent, rules: DeviceRules) -> Timeline:
+    """As replayed; or, where nobody can wait for that, between other batches, lengths and ranks."""
+    values = (config.train.batch_size, extent.tokens, extent.labels, config.model.rank)
+    about = shape, _sized(config, 1, 1), rules, _chunks(shape, values)
+    try:
+        found = _any_batch(shape, config, extent, rules)
+    except GivenUpError:
+        if not may_lie_between():
+            raise
+
+        def timeline_at(other: Values) -> Timeline | None:
+            batch, tokens, labels, rank = other
+            with suppress(GivenUpError):
+                return _any_batch(shape, _sized(config, batch, rank), Extent(tokens, labels), rules)
+            return None
+
+        near = between(values, _known.near(about, values), _terms, timeline_at)
+        if near is None:
+            raise
+        return near
+    _known.add(about, values)
+    return found
+
+
+def _terms(batch: int, tokens: int, labels: int, rank: int) -> Sequence[float]:
+    """Adapters; activations, those inside of adapters, attention's weights; scores of the tokens that are learnt."""
+    read = batch * tokens
+    return 1, rank, batch, read, read * rank, read * tokens, batch * labels
+
+
+def _chunks(shape: Shape, values: Values) -> int:
+    """Of the loss, all beyond two counting as three."""
+    batch, _, labels, _ = values
+    return min(3, -(-batch * labels // max(1, LOGITS_AT_ONCE // vocabulary_of(shape))))
+
+
 def _any_batch(shape: Shape, config: FineTuneConfig, extent: Extent, rules: DeviceRules) -> Timeline:
     """At any batch size: where the loss is in many chunks, all beyond the second are alike, and two smaller batches
     tell the rest. Else a replay takes no longer for a larger batch."""
@@ -117,22 +157,21 @@ def _any_batch(shape: Shape, config: FineTuneConfig, extent: Extent, rules: Devi
     first = max(-(-2 * rows // extent.labels), PIECEMEAL_ROWS // extent.tokens + 1)  # 4 bits are unpacked from there on
     if batch <= first + 1:
         return _replayed(shape, config, extent, rules)
-    one, two = (_replayed(shape, _of_batch(config, size), extent, rules) for size in (first, first + 1))
+    one, two = (_replayed(shape, _sized(config, size), extent, rules) for size in (first, first + 1))
     return linear_in_batch(one, first, two, first + 1, batch, loss_in_chunks=True)
 
 
-def _of_batch(config: FineTuneConfig, batch_size: int) -> FineTuneConfig:
-    return config.model_copy(update={"train": config.train.model_copy(update={"batch_size": batch_size})})
+def _sized(config: FineTuneConfig, batch_size: int, rank: int | None = None) -> FineTuneConfig:
+    """The config with this batch and, if given, this rank."""
+    train = config.train.model_copy(update={"batch_size": batch_size})
+    model = config.model if rank is None else config.model.model_copy(update={"rank": rank})
+    return config.model_copy(update={"train": train, "model": model})
 
 
 @lru_cache(maxsize=256)
 def _replayed(shape: Shape, config: FineTuneConfig, extent: Extent, rules: DeviceRules) -> Timeline:
-    return timeline(replay_step(shape, config, extent, rules))
-
-
-def _taken(usual: Any, section: Any, *names: str) -> Any:
-    """`usual` with these settings of `section`."""
-    return usual.model_copy(update={name: getattr(section, name) for name in names})
+    with one_replay():
+        return timeline(replay_step(shape, config, extent, rules))
 
 
 class _FollowedTask(FineTuneTask):

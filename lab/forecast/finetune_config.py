@@ -7,13 +7,15 @@ and an answer is written one token at a time, so neither takes more.
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from lab.config import FineTuneConfig, RunConfig, changed
 from lab.errors import ConfigError, ModelError
-from lab.finetuning.base import find_base, gpt_shape
+from lab.finetuning.base import find_base, find_pulled, gpt_shape
 from lab.finetuning.batches import Extent
 from lab.forecast.adviser import PROVEN_TOO_MUCH
 from lab.forecast.budget import CUDA_CONTEXT, Budget, Modelled, Verdict, free_memory, modelled, this_device
@@ -24,6 +26,7 @@ from lab.forecast.rules import Device
 from lab.forecast.tracked import TrackedStep, documents, tracked
 from lab.forecast.unfilled import HFShape, Shape
 from lab.rundir import RunDir
+from lab.sessions.opening import run_of
 from lab.training.memory import Change, Foreseen, TooLargeError, gib
 from lab.training.trainer import Trainer
 
@@ -121,14 +124,20 @@ def _need(shape: Shape, config: FineTuneConfig, extent: Extent, device: Device, 
 
 
 def _shape(config: FineTuneConfig) -> Shape:
-    base = find_base(config.model.model)
-    if base.run is not None:
-        return gpt_shape(base, config)
+    ref = config.model.model
+    if run_of(ref) is not None:
+        return gpt_shape(find_base(ref), config)
+    name, folder = find_pulled(ref)
+    return _described(name, folder, (folder / "config.json").stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=16)
+def _described(name: str, folder: Path, changed_ns: int) -> Shape:
     from transformers import AutoConfig
 
-    described = AutoConfig.from_pretrained(base.folder, local_files_only=True)
+    described = AutoConfig.from_pretrained(folder, local_files_only=True)
     if not (hasattr(described, "num_hidden_layers") and hasattr(described, "vocab_size")):
-        raise ModelError(f"{base.name} is more than a language model, so its memory is not known in advance.")
+        raise ModelError(f"{name} is more than a language model, so its memory is not known in advance.")
     return HFShape.of(described)
 
 

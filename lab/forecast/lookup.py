@@ -4,15 +4,14 @@ Replays are remembered, so a knob that does not matter for memory, the number of
 at once; within `without_replays` so is a width, a context or a number of heads between others.
 """
 
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from contextvars import ContextVar
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from typing import Literal
 
 from lab.config import PretrainConfig
 from lab.forecast.between import Known, Terms, Values, between
+from lab.forecast.patience import GivenUpError, may_lie_between, one_replay
 from lab.forecast.replay import replay_evaluation, replay_generation, replay_step
 from lab.forecast.rules import DeviceRules
 from lab.forecast.storages import Log
@@ -38,36 +37,6 @@ KNOBS = ("emb_dim", "context_length", "n_heads")
 """Of the model; memory is a polynomial in them."""
 
 _known = Known()
-_may_lie_between: ContextVar[bool] = ContextVar("may_lie_between", default=False)
-_given_up: ContextVar[Callable[[], bool]] = ContextVar("given_up", default=lambda: False)
-_ONE_REPLAY = threading.Lock()
-"""Replays of several threads would only wait for each other's Python; one after the other shares the cache."""
-
-
-class GivenUpError(Exception):
-    """Nobody waits for this answer any more."""
-
-
-@contextmanager
-def giving_up_when(nobody_waits: Callable[[], bool]) -> Iterator[None]:
-    """Within this, each replay first asks whether its answer is still wanted, and raises `GivenUpError` if not."""
-    before = _given_up.set(nobody_waits)
-    try:
-        yield
-    finally:
-        _given_up.reset(before)
-
-
-@contextmanager
-def without_replays() -> Iterator[None]:
-    """Within this an answer is put together from what was replayed before: of the same values, or, to within half a
-    percent, of others (`between.py`). Where that is not enough `GivenUpError` is raised."""
-    before = _may_lie_between.set(True)
-    try:
-        with giving_up_when(lambda: True):
-            yield
-    finally:
-        _may_lie_between.reset(before)
 
 
 def forget() -> None:
@@ -93,7 +62,7 @@ def _any_value(config: PretrainConfig, rules: DeviceRules, what: What) -> Timeli
     try:
         found = _any_batch(config, rules, what)
     except GivenUpError:
-        if not _may_lie_between.get() or (near := _between(config, rules, what)) is None:
+        if not may_lie_between() or (near := _between(config, rules, what)) is None:
             raise
         return near
     _known.add((_but_for_knobs(config), rules, what), _values(config))
@@ -200,9 +169,7 @@ def _any_batch(config: PretrainConfig, rules: DeviceRules, what: What, *, at_onc
 
 @lru_cache(maxsize=1024)
 def _replayed(config: PretrainConfig, rules: DeviceRules, what: What) -> Timeline:
-    if _given_up.get()():
-        raise GivenUpError
-    with _ONE_REPLAY:
+    with one_replay():
         return timeline(REPLAYS[what](config, rules))
 
 

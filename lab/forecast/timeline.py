@@ -6,6 +6,7 @@ give the same number.
 """
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import groupby
 
 import numpy as np
@@ -191,8 +192,12 @@ def _rows(change: Bytes, rows: int) -> Bytes:
 
 
 def _moved(place: Place, layer: int) -> Place:
-    module = ".".join(str(layer) if part.isdigit() else part for part in place.module.split("."))
-    return Place(place.phase, place.micro_batch, layer, module, place.site)
+    return Place(place.phase, place.micro_batch, layer, _name_at(place.module, layer), place.site)
+
+
+@lru_cache(maxsize=65_536)
+def _name_at(module: str, layer: int | None) -> str:
+    return ".".join(str(layer) if part.isdigit() else part for part in module.split("."))
 
 
 def runs(timeline: Timeline) -> list[list[Stretch]]:

@@ -20,8 +20,8 @@ from lab.forecast import adviser
 from lab.forecast.answers import Answer
 from lab.forecast.bare import bare
 from lab.forecast.budget import gpu_budget
-from lab.forecast.lookup import GivenUpError, giving_up_when
 from lab.forecast.memory import MemoryForecast, forecast
+from lab.forecast.patience import GivenUpError, giving_up_when
 from lab.rundir import create_run, find_run
 from lab.store import list_runs, run_row
 from tests.app.test_pages import button, tiny, trained, wait_for, words_on

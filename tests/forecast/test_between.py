@@ -9,8 +9,9 @@ import pytest
 from lab.config import PRESETS, changed
 from lab.forecast import lookup
 from lab.forecast.ahead import neighbours
-from lab.forecast.lookup import KNOBS, GivenUpError, without_replays
+from lab.forecast.lookup import KNOBS
 from lab.forecast.memory import forecast
+from lab.forecast.patience import GivenUpError, without_replays
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -11,8 +11,8 @@ from lab.config import PRESETS, changed
 from lab.forecast.ahead import warm
 from lab.forecast.budget import RESERVE, Budget, gpu_budget
 from lab.forecast.kinds import KINDS
-from lab.forecast.lookup import without_replays
 from lab.forecast.memory import forecast, step_timeline
+from lab.forecast.patience import without_replays
 from lab.forecast.replay import replay_step
 from lab.forecast.rules import CPU, CUDA, GIB
 from lab.forecast.timeline import timeline
