@@ -7,6 +7,7 @@ import streamlit as st
 
 from app.ui import state, words
 from app.ui.budget import BUDGETS
+from app.ui.finetuning_memory import draw_verdict
 from app.ui.finetuning_preview import preview_of
 from app.ui.finetuning_settings import BUDGET, FORK_KEY, end_fork, form_values
 from app.ui.form_start import draw_fork_notice, draw_start
@@ -63,6 +64,8 @@ def draw_form(form: Form, *, busy: bool, start: Callable[[Request], None]) -> Fi
     if config is not None:
         with summary:
             st.caption(_summary(config))
+            if is_here:
+                draw_verdict(config)
     with go:
         show_mistakes([*mistakes, *st.session_state.pop(_MISTAKES, [])])
         if config is not None and not is_here:
@@ -184,7 +187,7 @@ def refuse_broken(config: FineTuneConfig) -> None:
     Raises:
         LabError: the rows cannot be trained on; every kind of mistake is one sentence.
     """
-    mistakes = preview_of(config.model_dump_json()).mistakes
+    mistakes = preview_of(config).mistakes
     if mistakes:
         raise ConfigError(mistakes)
 

@@ -38,11 +38,11 @@ def draw_preview(config: FineTuneConfig | None, *, expanded: bool = False) -> No
         return
     with fold:
         try:
-            seen = preview_of(config.model_dump_json())
+            seen = preview_of(config)
         except LabError as error:
             show_mistakes(sentences(error))
             return
-        _draw(seen)
+        _draw(seen, config)
 
 
 def estimated_capacity(config: FineTuneConfig, seen: DataLook) -> Capacity | None:
@@ -54,13 +54,25 @@ def estimated_capacity(config: FineTuneConfig, seen: DataLook) -> Capacity | Non
     return None if count is None else capacity(count, round(labels * (1 - config.data.val_fraction)))
 
 
-@st.cache_resource(max_entries=4, show_spinner="Reading the rows …")
-def preview_of(config_json: str) -> DataLook:
+def preview_of(config: FineTuneConfig) -> DataLook:
     """The data set under this config. Kept as it is: nobody changes it.
 
     Raises:
         LabError: there is no such model or data set, or nothing of it can be read.
     """
+    usual = FineTuneConfig()
+    read = usual.model_copy(  # nothing else changes how rows are read
+        update={
+            "model": usual.model.model_copy(update={"model": config.model.model}),
+            "data": config.data,
+            "train": usual.train.model_copy(update={"seed": config.train.seed}),
+        }
+    )
+    return _preview_of(read.model_dump_json())
+
+
+@st.cache_resource(max_entries=4, show_spinner="Reading the rows …")
+def _preview_of(config_json: str) -> DataLook:
     config = FineTuneConfig.model_validate_json(config_json)
     return look(config, find_base(config.model.model).tokenizer)
 
@@ -97,7 +109,7 @@ def length_figure(lengths: Sequence[int], max_length: int, text: str) -> alt.Lay
 # -- inside -----------------------------------------------------------------------------------------------
 
 
-def _draw(seen: DataLook) -> None:
+def _draw(seen: DataLook, config: FineTuneConfig) -> None:
     show_mistakes(seen.mistakes)
     if not seen.examples:
         return
@@ -126,7 +138,7 @@ def _draw(seen: DataLook) -> None:
             help="Any row can be looked at; begin to type its number.",
         )  # fmt: skip
         example = seen.examples[numbers.index(number)]
-        tokenizer = find_base(seen.config.model.model).tokenizer
+        tokenizer = find_base(config.model.model).tokenizer
         token_strip(chips_of(example, tokenizer, seen.frame.end, seen.max_length), key="ft_preview_strip", height=260)
         st.caption(
             "Coloured tokens are learnt, the underlined one ends the answer; grey ones are read only. Struck through: "
@@ -135,10 +147,10 @@ def _draw(seen: DataLook) -> None:
     with right:
         st.altair_chart(length_figure(seen.lengths, seen.max_length, text_colour()), width="stretch")
         st.caption("Lengths of all rows; the dashed line is where they would be cut.")
-        layers = adapted_layers(seen.config)
+        layers = adapted_layers(config)
         if layers:
             parts = sorted({name.removesuffix(".weight").rpartition(".")[2] for name in layers})
             st.caption(f"**Adapters** beside {len(layers):,} layers: {plain(', '.join(parts))}.")
-        found = estimated_capacity(seen.config, seen)
+        found = estimated_capacity(config, seen)
         if found is not None:
             st.caption(f"**Room in the adapter.** {found.sentence}", help=SOURCE)

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from app.ui.state import get_engine
-from lab.config import PretrainConfig
-from lab.forecast.bare import bare
+from lab.config import FineTuneConfig, PretrainConfig
+from lab.forecast.bare import bare, bare_finetuning
 from lab.forecast.child import Child
 
 if TYPE_CHECKING:
+    from lab.finetuning.batches import Extent
     from lab.forecast.answers import Answer, Target
     from lab.forecast.budget import Budget
 
@@ -37,11 +38,13 @@ MOST_TABS = 8
 class Look:
     """What a tab looks at."""
 
-    config: PretrainConfig
+    config: PretrainConfig | FineTuneConfig
     """Without all that memory does not depend on."""
     device: str
     """As the form says: auto, cpu, cuda or mps."""
     target: "Target"
+    extent: "Extent | None" = None
+    """Of the rows of a fine-tuning."""
 
 
 class Forecasts:
@@ -131,7 +134,7 @@ class Forecasts:
         """Part by part, and no further when nobody looks any more; then ahead, until there is something to answer."""
         from lab.forecast.answers import Question
 
-        question = Question(look.config, look.target, _budgets(look.device, has_cuda))
+        question = Question(look.config, look.target, _budgets(look.device, has_cuda), look.extent)
         training = self._is_training()
         child.ask(question, beside_training=training)
         is_done = False
@@ -187,3 +190,7 @@ def get_forecasts() -> Forecasts:
 
 def look_at(config: PretrainConfig, target: "Target") -> Look:
     return Look(bare(config), config.compute.device, target)
+
+
+def look_at_finetuning(config: FineTuneConfig, extent: "Extent | None") -> Look:
+    return Look(bare_finetuning(config), config.compute.device, "here", extent)

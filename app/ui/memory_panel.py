@@ -81,11 +81,16 @@ def draw_verdict(config: PretrainConfig) -> None:
         exact = state_bytes(config.model, config.optim.optimizer)["total"]
         st.caption(f"**Memory** computing … weights, gradients and optimizer alone: {words.data(exact)}")
         return
+    st.caption(verdict_said(answer))
+
+
+def verdict_said(answer: "Answer") -> str:
+    """What is needed, and whether it fits, in one line."""
     parts = [
         f":{_colour(side)}[**{gib(side.forecast.total_bytes)}** {_short(one, side)}]"
         for one, side in answer.sides.items()
     ]
-    st.caption("**Memory** " + " · ".join(parts))
+    return "**Memory** " + " · ".join(parts)
 
 
 def saving_places(names: Sequence[str]) -> Places:
@@ -169,7 +174,7 @@ def _draw_need(answer: "Answer | None", target: "Target", config: PretrainConfig
         return
     for column, (one, side) in zip(st.columns(2), answer.sides.items(), strict=True):
         with column:
-            _draw_verdict(one, side)
+            draw_side(one, side)
     side = answer.sides[target]
     st.altair_chart(step_figure(side.forecast, side.verdict.budget, text_colour()), width="stretch")
     band = ", ".join(f"{part.name} {gib(part.bytes)}" for part in side.forecast.modelled)
@@ -181,7 +186,8 @@ def _draw_need(answer: "Answer | None", target: "Target", config: PretrainConfig
     )
 
 
-def _draw_verdict(target: "Target", side: "Side") -> None:
+def draw_side(target: "Target", side: "Side") -> None:
+    """What is needed of one device, and what is left."""
     verdict, need = side.verdict, side.forecast.total_bytes
     left = abs(verdict.margin_bytes)
     with st.container(horizontal=True, vertical_alignment="center"):

@@ -12,6 +12,7 @@ from app.ui.finetuning_memory import extent_of
 from app.ui.finetuning_plane import plane_data, verdict
 from app.ui.finetuning_preview import chips_of, preview_of
 from app.ui.finetuning_view import pairs
+from app.ui.forecasts import get_forecasts
 from lab.engine import Engine
 from lab.finetuning.export import export_run, exports_of
 from lab.forecast.budget import CUDA_CONTEXT, RESERVE, Budget
@@ -67,9 +68,23 @@ def test_the_preview_counts_rows_and_says_how_much_is_learnt(home: AppTest, fold
     assert "fast mode needs" in said
 
 
+def forecast_on(page: AppTest) -> AppTest:
+    """The page when the other process has answered; a browser looks again by itself."""
+
+    def is_there() -> bool:
+        page.run()
+        assert not page.exception, page.exception
+        return "computing …" not in words_on(page).lower() and "Computing: one" not in words_on(page)
+
+    wait_for(is_there)
+    answers = get_forecasts()._answers
+    wait_for(lambda: all(answer.is_done for answer in answers.values()))
+    return page.run()
+
+
 def test_the_memory_of_a_step_is_laid_beside_this_machine_and_16_gb(home: AppTest, folder: Path) -> None:
     for method in ("lora", "full"):
-        page = opened(home, model=str(folder), max_length=512, method=method, memory=True)
+        page = forecast_on(opened(home, model=str(folder), max_length=512, method=method, memory=True))
         assert "The most tensors are alive in" in words_on(page)
         assert [metric.label for metric in page.metric] == ["This computer", "A GPU with 16 GB"]
 
@@ -81,13 +96,26 @@ def test_where_a_run_does_not_fit_one_click_puts_what_fits_into_the_form(
     config = config_for(folder, **settings)
     need = finetune_need(config, "cuda", extent_of(config))
     small = Budget("16 GB", "cuda", CUDA_CONTEXT + RESERVE["cuda"] + round(0.7 * need.limited_bytes))
-    monkeypatch.setattr("app.ui.finetuning_memory.gpu_budget", lambda: small)
-    page = opened(home, model=str(folder), memory=True, **settings)
+    monkeypatch.setattr("lab.forecast.budget.gpu_budget", lambda _: small)
+    page = forecast_on(opened(home, model=str(folder), memory=True, **settings))
     assert "Fit me" in words_on(page)
-    button(page, "ft_fit_cuda_0").click().run()
+    button(page, "ft_fit_16 GB_0").click().run()
     assert not page.exception, page.exception
     assert page.session_state["ft_gradient_checkpointing"] is True
-    assert "Fit me" not in words_on(page)
+    assert "Fit me" not in words_on(forecast_on(page))
+
+
+def test_the_line_beside_the_form_says_the_need_and_knobs_without_memory_do_not_ask_again(
+    home: AppTest, folder: Path
+) -> None:
+    page = forecast_on(opened(home, model=str(folder), max_length=512, memory=True))
+    known = [caption.value for caption in page.sidebar.caption if "**Memory**" in caption.value]
+    assert len(known) == 1
+    assert "fits here" in known[0]
+    assert "in 16 GB" in known[0]
+    page.session_state["ft_learning_rate"] = 1e-5
+    page.run()
+    assert known[0] in [caption.value for caption in page.sidebar.caption]
 
 
 def test_broken_rows_are_refused_on_start_and_no_run_is_made(home: AppTest, folder: Path) -> None:
@@ -240,7 +268,7 @@ def test_the_plane_begins_in_the_corner_and_says_what_was_forgotten(engine: Engi
 
 
 def test_the_preview_marks_what_is_learnt_where_it_ends_and_what_is_cut(folder: Path) -> None:
-    seen = preview_of(config_for(folder).model_dump_json())
+    seen = preview_of(config_for(folder))
     example = seen.examples[0]
     from lab.finetuning.base import find_base
 
