@@ -97,7 +97,9 @@ def finetune_need(config: FineTuneConfig, device: Device, extent: Extent | None 
     if device == "cuda" or config.model.method == "qlora":
         return _need(shape, changed(config, precision="bf16"), extent, device, [*notes, "In bf16, as a run chooses."])
     notes.append("Precision is measured when the run starts; this is for the one that needs more memory.")
-    both = [_need(shape, changed(config, precision=name), extent, device, notes) for name in ("fp32", "bf16")]
+    # A frozen base is kept in the precision of the training, so beside adapters fp32 always needs more.
+    names = ("fp32",) if config.model.method == "lora" else ("fp32", "bf16")
+    both = [_need(shape, changed(config, precision=name), extent, device, notes) for name in names]
     return max(both, key=lambda one: one.total_bytes)
 
 

@@ -46,6 +46,14 @@ def test_there_is_an_answer_for_every_method_and_its_parts_add_up(
     assert need.peak.line
 
 
+@pytest.mark.parametrize("changes", [{}, {"dora": True}, {"gradient_checkpointing": True}, {"batch_size": 16}], ids=str)
+def test_beside_adapters_fp32_needs_more_than_bf16(changes: dict[str, Any], tiny_llama: Path) -> None:
+    auto, fp32, bf16 = (
+        finetune_need(config_for(tiny_llama, **changes, precision=name), "cpu") for name in ("auto", "fp32", "bf16")
+    )
+    assert auto.peak_bytes == fp32.peak_bytes > bf16.peak_bytes
+
+
 def test_a_gpt_of_the_lab_is_forecast_and_4_bits_of_it_are_refused_in_a_sentence(own_gpt: str) -> None:
     lora, full = (finetune_need(config_for(own_gpt, method=method), "cpu") for method in ("lora", "full"))
     assert lora.kinds["adapters"] > 0
