@@ -8,6 +8,7 @@ from app.ui.finetuning_memory import draw_memory
 from app.ui.finetuning_preview import draw_preview
 from app.ui.finetuning_settings import finetuning_form
 from app.ui.finetuning_view import draw_finetuning
+from app.ui.forecasts import get_forecasts
 from app.ui.model_pull import offer_pull
 from app.ui.run_choice import choose_history, choose_run, unused
 from lab.store import list_runs
@@ -25,6 +26,7 @@ def start(request: Request) -> None:
     state.show_run(run_id)
 
 
+get_forecasts().prepare()
 everything = state.read(list_runs)
 runs = everything[everything["kind"] == "finetune"]
 status = state.get_engine().status()

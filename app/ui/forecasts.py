@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 TARGETS: "dict[Target, str]" = {"here": "This computer", "16 GB": "A GPU with 16 GB"}
 
-AT_ONCE_S = 0.1
+AT_ONCE_S = 0.3
 """What was replayed before is there in some milliseconds: then the page is drawn with it, and not a second time."""
 LOOK_S = 0.02
 """While something is computed: how soon it is given up for what is wanted now."""
@@ -89,21 +89,36 @@ class Forecasts:
             answer = self._answers.get(look)
             if self._lacks(look, in_full):
                 if self._thread is None and not self._is_closed:
-                    self._thread = threading.Thread(target=self._work, name="forecasts", daemon=True)
-                    self._thread.start()
-                    atexit.register(self.close)
+                    self._start(Child)
                 self._change.notify_all()
             if answer is None and is_new and self._is_ready:
                 self._change.wait_for(lambda: look in self._answers, AT_ONCE_S)
                 answer = self._answers.get(look)
         return answer
 
+    def prepare(self) -> None:
+        """Start the process, unless something trains, and load what a fine-tuning needs before it is asked about."""
+        with self._change:
+            if self._thread is None and not self._is_closed and not self._is_training():
+                self._start(self._prepared)
+
     # -- the thread -------------------------------------------------------------------------------------
 
-    def _work(self) -> None:
+    def _start(self, start_child: Callable[[], Child]) -> None:
+        self._thread = threading.Thread(target=self._work, args=(start_child,), name="forecasts", daemon=True)
+        self._thread.start()
+        atexit.register(self.close)
+
+    @staticmethod
+    def _prepared() -> Child:
+        child = Child()
+        child.prepare()
+        return child
+
+    def _work(self, start_child: Callable[[], Child]) -> None:
         child = None
         try:
-            child = Child()
+            child = start_child()
             has_cuda = child.has_cuda()
             while (look := self._next()) is not None:
                 self._is_ready = True

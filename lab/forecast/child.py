@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 NICENESS = 5
 """A third of the weight of others: a training comes first, and on a machine that never rests the answer comes too."""
 
+_PREPARE = "prepare"
+
 REST = 12.0
 """Beside a training it rests this many times as long as it has computed: what it takes then is lost in the noise."""
 
@@ -51,6 +53,10 @@ class Child:
             EOFError: it ended before.
         """
         return bool(self._answers.recv())
+
+    def prepare(self) -> None:
+        """Load what the forecast of a fine-tuning needs: seconds, which nobody should wait for later."""
+        self._questions.send(_PREPARE)
 
     def ask(self, question: "Question", *, beside_training: bool) -> None:
         """Give up what it is at, and ask this.
@@ -105,7 +111,9 @@ def main() -> None:
         answers.send(torch.cuda.is_available())  # asks the driver only: no context, which would take GPU memory
         while True:
             asked = questions.recv()
-            if asked is not None:
+            if asked == _PREPARE:
+                _prepare()
+            elif asked is not None:
                 number, question, beside_training = asked
                 turn = _Turn(questions)
                 for answer in _said(question, turn):
@@ -118,8 +126,15 @@ def main() -> None:
         return
 
 
+def _prepare() -> None:
+    import peft  # noqa: F401
+    import transformers.models.llama.modeling_llama  # noqa: F401
+
+    import lab.forecast.answers  # noqa: F401
+
+
 class _Turn:
-    """Asked before each replay whether it is still wanted. Whatever the next message says, this question is over."""
+    """Asked in each replay whether it is still wanted. Whatever the next message says, this question is over."""
 
     def __init__(self, questions: Connection):
         self.is_gentle = False

@@ -1,4 +1,4 @@
-"""How long somebody waits for an answer: replays can be given up between two of them, or be forbidden."""
+"""How long somebody waits for an answer: replays can be given up, or be forbidden."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ class GivenUpError(Exception):
 
 @contextmanager
 def giving_up_when(nobody_waits: Callable[[], bool]) -> Iterator[None]:
-    """Within this, each replay first asks whether its answer is still wanted, and raises `GivenUpError` if not."""
+    """Within this, replays ask now and then whether their answer is still wanted, and raise `GivenUpError` if not."""
     before = _given_up.set(nobody_waits)
     try:
         yield
@@ -49,7 +49,15 @@ def one_replay() -> Iterator[None]:
     Raises:
         GivenUpError: nobody waits for it.
     """
-    if _given_up.get()():
-        raise GivenUpError
+    check()
     with _ONE_REPLAY:
         yield
+
+
+def check() -> None:
+    """
+    Raises:
+        GivenUpError: nobody waits.
+    """
+    if _given_up.get()():
+        raise GivenUpError

@@ -19,12 +19,14 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.hooks import RemovableHandle
 
+from lab.forecast import patience
 from lab.forecast.kinds import Kind
 from lab.forecast.rules import DeviceRules
 
 _OURS = str(Path(__file__).parent.parent) + "/"
 _NOT_THE_STEP = str(Path(__file__).parent) + "/"
 _LIBRARIES = ("/transformers/models/", "/transformers/integrations/", "/peft/tuners/")
+_CHECK_EVERY = 64  # operations: a few milliseconds
 _DEVICE_OF = torch.ops.prim.device.default
 _NUMBER_OF = torch.ops.aten._local_scalar_dense.default
 _COPY_OF = torch.ops.aten._to_copy.default
@@ -106,6 +108,7 @@ class StorageTracker(TorchDispatchMode):
         self._forward_places: dict[int, tuple[int | None, str, Site | None]] = {}
         self._last_layer: int | None = None
         self._vocabulary: int | None = None
+        self._operations = 0
         self.counted = 0
         """Positions of a micro-batch that are learnt: how many a mask of them would pick, if it had numbers."""
 
@@ -172,6 +175,9 @@ class StorageTracker(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
+        self._operations += 1
+        if self._operations % _CHECK_EVERY == 0:
+            patience.check()
         if func is _DEVICE_OF:
             return args[0].fake_device
         if func is _NUMBER_OF:  # `.item()`, but there are no numbers. A loss of 0 is finite, and the step is taken
