@@ -95,7 +95,7 @@ def parts_figure(need: "FineTuneNeed") -> alt.Chart:
         .mark_bar()
         .encode(
             alt.X("GiB:Q", title="GiB at the peak"),
-            alt.Y("part:N", title=None, sort="-x"),
+            alt.Y("part:N", title=None, sort="-x", axis=alt.Axis(labelLimit=240)),
             tooltip=["part", alt.Tooltip("GiB:Q", format=".3f")],
         )
         .properties(height=alt.Step(22))
