@@ -8,7 +8,8 @@ import torch
 
 from lab.config import FineTuneConfig, build_finetune
 from lab.finetuning.batches import Extent
-from lab.forecast.finetune import all_learnt, bare, replay_step, step_timeline
+from lab.forecast.bare import bare_finetuning
+from lab.forecast.finetune import all_learnt, replay_step, step_timeline
 from lab.forecast.kinds import KINDS
 from lab.forecast.rules import CPU, CUDA, DeviceRules, widened
 from lab.forecast.timeline import timeline
@@ -147,7 +148,7 @@ def test_two_depths_extrapolated_equal_the_full_replay(name: str, changes: dict[
         deep = HFShape.of(transformers.GPT2Config(vocab_size=800, n_embd=64, n_head=4, n_layer=7))
     else:
         deep = shape(name, num_hidden_layers=7, **values)
-    full = timeline(replay_step(deep, bare(config(**settings)), all_learnt(64), rules)).peak_bytes
+    full = timeline(replay_step(deep, bare_finetuning(config(**settings)), all_learnt(64), rules)).peak_bytes
     found = step_timeline(deep, config(**settings), all_learnt(64), rules.device).peak_bytes
     assert found == pytest.approx(full, rel=0.005)
 
@@ -157,7 +158,7 @@ def test_a_batch_extrapolated_from_two_smaller_ones_equals_its_own_replay(change
     many = config(**changes, batch_size=70)  # 8,890 labels, of which 838 are scored at once
     for rules in (CPU, CUDA):
         wide = shape("LlamaConfig", vocab_size=20_000)
-        full = timeline(replay_step(wide, bare(many), all_learnt(128), rules)).peak_bytes
+        full = timeline(replay_step(wide, bare_finetuning(many), all_learnt(128), rules)).peak_bytes
         assert step_timeline(wide, many, all_learnt(128), rules.device).peak_bytes == pytest.approx(full, rel=0.001)
 
 

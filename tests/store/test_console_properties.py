@@ -62,7 +62,7 @@ def _ask(record: Path, sql: str) -> str:
     try:
         if sql_child.refuse(sql):
             return "refused"
-        sql_child.answer(str(record), sql, 10, 1.0)
+        sql_child.answer(str(record), sql, 10)
     except duckdb.Error:
         return "fails"
     return "answered"
@@ -122,5 +122,5 @@ def test_two_statements_are_never_taken_for_one(record: Path, first: str, second
 def test_what_stands_in_a_text_is_no_statement(record: Path, literal: str) -> None:
     quoted = literal.replace("'", "''")
     assert sql_child.refuse(f"SELECT '{quoted}' AS t") is None
-    found = sql_child.answer(str(record), f"SELECT '{quoted}' AS t", 10, 1.0)
+    found = sql_child.answer(str(record), f"SELECT '{quoted}' AS t", 10)
     assert found.column("t").to_pylist() == [literal]
