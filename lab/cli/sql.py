@@ -32,7 +32,7 @@ def add(commands: Commands) -> None:
         "--limit", type=int, metavar="N", help=f"most rows (default {SHOWN_ROWS:,}, with --out {WRITTEN_ROWS:,})"
     )
     parser.add_argument(
-        "--timeout", type=float, default=30, metavar="S", help="seconds until it is given up (default 30)"
+        "--timeout", type=float, default=30, metavar="S", help="seconds of computing until it is given up (default 30)"
     )
     parser.set_defaults(refuse=parser.error)
 

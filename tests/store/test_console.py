@@ -1,9 +1,11 @@
 import json
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pyarrow.parquet
 import pytest
 
@@ -232,6 +234,27 @@ def test_beside_a_training_a_long_query_rests_and_its_answer_is_whole(
     assert answer.table.equals(alone)
     assert len(rests) > 5
     assert answer.seconds > sum(rests)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a process with the one that started it")
+def test_a_query_that_rests_ends_with_the_one_who_asked(record: Path) -> None:
+    asks = (
+        "import os, signal\n"
+        "from lab.store import console\n"
+        "def rest(child):\n"
+        "    child.send_signal(signal.SIGSTOP)\n"
+        "    print(child.pid, flush=True)\n"
+        "    os._exit(9)\n"
+        "console._rest, console._QUICK_S, console.BusyCores.look = rest, 1.0, lambda _: 99.0\n"
+        f"console.run_sql({BOMBS[5]!r})\n"
+    )
+    said = subprocess.run([sys.executable, "-c", asks], stdout=subprocess.PIPE, text=True, timeout=60)
+    child = int(said.stdout)
+    for _ in range(100):
+        if not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE:
+            return
+        time.sleep(0.05)
+    raise AssertionError("it stands still for ever")
 
 
 def test_where_a_core_is_free_no_query_rests(record: Path, monkeypatch: pytest.MonkeyPatch) -> None:
